@@ -1,0 +1,1 @@
+"""The stores that a memory can be kept in."""

@@ -1,0 +1,204 @@
+"""Memory in a table of a Django database."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS, Error, OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
+from django.utils.connection import ConnectionDoesNotExist
+
+from machine_memory import sql
+from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.backends.verbs import refusal
+from machine_memory.exceptions import (
+    CorruptRecord,
+    InvalidConfiguration,
+    LockInTransaction,
+    MachineMemoryError,
+    UnknownOutcome,
+    WriteError,
+)
+from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.validation import EncodedData, quoted
+
+if TYPE_CHECKING:
+    from machine_memory.models import MachineQuerySet
+
+BATCH = 500
+RECORD_COLUMNS = [field.name for field in fields(Record)]
+LOCK_INFO_COLUMNS = {
+    "owner": F("lease_owner"),
+    "locked_at": F("lease_acquired_at"),
+    "expires_at": F("lease_expires_at"),
+}
+
+
+class DatabaseMachineMemory(BaseMachineMemory):
+    """Keep machines in the database ``using``, one row each; everything is read from and written to that alias."""
+
+    failures = (Error,)
+
+    def __init__(self, *, using: str = DEFAULT_DB_ALIAS, **options: Any) -> None:
+        super().__init__(**options)
+        self.using = using
+
+    def _read(self, id: str) -> object:
+        with _decoding(id):
+            return self._machines.filter(pk=id).values_list("data", flat=True).first()
+
+    def _record(self, id: str) -> Record | None:
+        with _decoding(id):
+            columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
+        return Record(**self._in_utc(columns)) if columns else None
+
+    def _write(
+        self,
+        id: str,
+        data: EncodedData,
+        *,
+        token: str | None,
+        expected_version: int | None,
+        metadata: Metadata,
+        release: bool,
+    ) -> int:
+        machines = self._machines
+        connection = self._connection
+        connection.ensure_connection()
+        try:
+            # A second round is for a machine that appeared or lost its lease between the statements of the first.
+            for _ in range(2):
+                version = machines.write(
+                    id, data, token=token, expected_version=expected_version, metadata=metadata, release=release
+                )
+                if version is not None:
+                    return version
+                self._refuse_unless_open(id, token, expected_version)
+                if token is None and machines.write_first(id, data, metadata):
+                    return 1
+        except Error as failure:
+            if not connection.in_atomic_block and not _is_alive(connection):
+                raise UnknownOutcome(
+                    f"The reply to the write of {quoted(id)} was lost: it may have been applied."
+                    " Read it back and compare versions before writing again."
+                ) from failure
+            if isinstance(failure, OperationalError) and sql.is_contention(failure):
+                self._refuse_unless_open(id, token, expected_version)
+            raise
+        raise WriteError(f"{quoted(id)} kept changing while it was written. Nothing was changed. Lock it first.")
+
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+        machines = self._machines
+        self._refuse_in_transaction(f"Locking {quoted(id)}")
+        try:
+            with _decoding(id):
+                return machines.acquire(id, token=token, owner=owner, ttl=ttl)
+        except Error:
+            grant = None if _is_alive(self._connection) else self._claim(id, token)
+            if grant is None:
+                raise
+            return grant
+
+    def _claim(self, id: str, token: str) -> Grant | None:
+        """Find the lease that was granted with a reply that never came."""
+        try:
+            return self._machines.granted(id, token=token)
+        except Error:
+            return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
+
+    def _renew(self, id: str, *, token: str, ttl: float) -> bool:
+        machines = self._machines
+        self._refuse_in_transaction(f"Renewing the lease of {quoted(id)}")
+        return machines.renew(id, token=token, ttl=ttl)
+
+    def _release(self, id: str, *, token: str | None) -> bool:
+        machines = self._machines
+        if token is not None and machines.release(id, token=token):
+            return True
+        return not machines.held().filter(pk=id).exists()
+
+    def _force_release(self, id: str) -> bool:
+        return self._machines.force_release(id)
+
+    def _remove(self, id: str, *, token: str | None) -> None:
+        if not self._machines.remove(id, token=token) and self._machines.filter(pk=id).exists():
+            self._refuse_unless_open(id, token, None)
+
+    def _held_locks(self, after: str) -> list[LockInfo]:
+        leases = self._machines.held().filter(pk__gt=after).order_by("pk").values("id", "fence", **LOCK_INFO_COLUMNS)
+        return [LockInfo(**self._in_utc(columns)) for columns in leases[:BATCH]]
+
+    def _children(self, id: str) -> list[str]:
+        return list(self._machines.children_of(id).order_by("pk").values_list("pk", flat=True))
+
+    def _tree(self, root: str) -> list[str]:
+        return list(self._machines.tree_of(root).order_by("pk").values_list("pk", flat=True))
+
+    def _may_read_again(self, failure: BaseException) -> bool:
+        # A transaction that has seen an error answers nothing more: only its owner can start it anew.
+        return isinstance(failure, Error) and sql.is_transient(failure) and not self._connection.in_atomic_block
+
+    def _close(self) -> None:
+        self._connection.close()
+
+    @property
+    def _machines(self) -> "MachineQuerySet":
+        """The table, through a connection that is not known to be broken."""
+        from machine_memory.models import MachineRecord  # Models need the app registry, a memory does not.
+
+        connection = self._connection
+        # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
+        if connection.errors_occurred and not connection.in_atomic_block:
+            if not _is_alive(connection):
+                connection.close()
+            connection.errors_occurred = False
+        return MachineRecord.objects.using(self.using)
+
+    @property
+    def _connection(self) -> BaseDatabaseWrapper:
+        try:
+            return connections[self.using]
+        except ConnectionDoesNotExist as error:
+            known = ", ".join(sorted(connections))
+            raise InvalidConfiguration(f"{quoted(self.using)} is not in DATABASES ({known}): see `using`.") from error
+
+    def _in_utc(self, columns: dict[str, Any]) -> dict[str, Any]:
+        times = {name: value for name, value in columns.items() if isinstance(value, datetime)}
+        return columns | {name: sql.as_utc(value, self._connection) for name, value in times.items()}
+
+    def _refuse_in_transaction(self, what: str) -> None:
+        connection = self._connection
+        blocks = connection.atomic_blocks
+        # The transaction that a TestCase wraps around a test does not count, as for Django's own `durable`.
+        if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
+            return
+        raise LockInTransaction(
+            f"{what} inside an open transaction of the database {self.using!r} is refused: others would not see the lease"
+            " before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt the view"
+            " from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias of the same"
+            " database as `using`."
+        )
+
+    def _refuse_unless_open(self, id: str, token: str | None, expected_version: int | None) -> None:
+        live_token, version = self._machines.standing(id) or (None, 0)
+        reason: MachineMemoryError | None = refusal(
+            id, token=token, live_token=live_token, version=version, expected_version=expected_version
+        )
+        if reason is not None:
+            raise reason
+
+
+def _is_alive(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and connection.is_usable()
+
+
+@contextmanager
+def _decoding(id: str) -> Iterator[None]:
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise CorruptRecord(f"The state of {quoted(id)} is not JSON: something else wrote it.") from error

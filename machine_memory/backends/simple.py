@@ -1,0 +1,209 @@
+"""Memory in this process: for development and tests."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.backends.verbs import P, T, refusal
+from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.validation import EncodedData
+
+_EPOCH = time.time() - time.monotonic()
+
+
+def steady_time() -> float:
+    """Return seconds since 1970 that never step backwards while the process lives."""
+    return _EPOCH + time.monotonic()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lease:
+    token: str
+    owner: str
+    locked_at: float
+    expires_at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Machine:
+    fence: int
+    created_at: float
+    data: str = "null"
+    version: int = 0
+    metadata: Metadata = field(default_factory=Metadata)
+    root: str = ""
+    written_at: float = 0.0
+    lease: _Lease | None = None
+
+
+class SimpleMachineMemory(BaseMachineMemory):
+    """Keep machines in this object alone; ``clock`` tells its time in seconds, and tests may move it."""
+
+    def __init__(self, *, clock: Callable[[], float] = steady_time, **options: Any) -> None:
+        super().__init__(**options)
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._machines: dict[str, _Machine] = {}
+        self._last_fence = 0
+        """The highest fence of the machines that were removed; later ones of the same id go on from there."""
+
+    async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return verb(*args, **kwargs)  # Nothing here waits, so no thread is needed.
+
+    def _read(self, id: str) -> object:
+        with self._mutex:
+            machine = self._machines.get(id)
+        return json.loads(machine.data) if machine else None
+
+    def _record(self, id: str) -> Record | None:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine is None or not machine.version:
+                return None
+            return Record(
+                id=id,
+                data=json.loads(machine.data),
+                version=machine.version,
+                fence=machine.fence,
+                status=machine.metadata.status,
+                source=machine.metadata.source,
+                initiator=machine.metadata.initiator,
+                parent=machine.metadata.parent,
+                root=machine.root,
+                created_at=_utc(machine.created_at),
+                written_at=_utc(machine.written_at),
+            )
+
+    def _write(
+        self,
+        id: str,
+        data: EncodedData,
+        *,
+        token: str | None,
+        expected_version: int | None,
+        metadata: Metadata,
+        release: bool,
+    ) -> int:
+        with self._mutex:
+            machine = self._machines.get(id)
+            self._refuse_unless_open(id, machine, token, expected_version)
+            machine = machine or self._add(id)
+            machine.metadata = _merged(machine, metadata)
+            if not machine.version:
+                machine.root = self._root(id, metadata.parent)
+            machine.data, machine.version, machine.written_at = data, machine.version + 1, self._clock()
+            if release:
+                machine.lease = None
+            return machine.version
+
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+        with self._mutex:
+            machine = self._machines.get(id) or self._add(id)
+            if self._live_token(machine):
+                return None
+            now = self._clock()
+            machine.lease = _Lease(token=token, owner=owner, locked_at=now, expires_at=now + ttl)
+            machine.fence += 1
+            return Grant(json.loads(machine.data), machine.version, machine.fence)
+
+    def _renew(self, id: str, *, token: str, ttl: float) -> bool:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine is None or machine.lease is None or self._live_token(machine) != token:
+                return False
+            machine.lease.expires_at = self._clock() + ttl
+            return True
+
+    def _release(self, id: str, *, token: str | None) -> bool:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine and machine.lease and machine.lease.token == token:
+                machine.lease = None
+            return self._live_token(machine) is None
+
+    def _force_release(self, id: str) -> bool:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine is None or machine.lease is None:
+                return False
+            machine.lease = None
+            machine.fence += 1
+            return True
+
+    def _remove(self, id: str, *, token: str | None) -> None:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine is None:
+                return
+            self._refuse_unless_open(id, machine, token)
+            self._last_fence = max(self._last_fence, machine.fence)
+            del self._machines[id]
+
+    def _held_locks(self, after: str) -> list[LockInfo]:
+        with self._mutex:
+            return sorted(
+                (
+                    LockInfo(
+                        id=id,
+                        owner=machine.lease.owner,
+                        fence=machine.fence,
+                        locked_at=_utc(machine.lease.locked_at),
+                        expires_at=_utc(machine.lease.expires_at),
+                    )
+                    for id, machine in self._machines.items()
+                    if id > after and machine.lease and self._live_token(machine)
+                ),
+                key=lambda info: info.id,
+            )
+
+    def _children(self, id: str) -> list[str]:
+        with self._mutex:
+            return sorted(child for child, machine in self._machines.items() if machine.metadata.parent == id)
+
+    def _tree(self, root: str) -> list[str]:
+        with self._mutex:
+            return sorted(id for id, machine in self._machines.items() if machine.root == root)
+
+    # Only called while the mutex is held.
+
+    def _live_token(self, machine: _Machine | None) -> str | None:
+        if machine is None or machine.lease is None or machine.lease.expires_at <= self._clock():
+            return None
+        return machine.lease.token
+
+    def _refuse_unless_open(
+        self, id: str, machine: _Machine | None, token: str | None, expected_version: int | None = None
+    ) -> None:
+        version = machine.version if machine else 0
+        live_token = self._live_token(machine)
+        reason = refusal(id, token=token, live_token=live_token, version=version, expected_version=expected_version)
+        if reason is not None:
+            raise reason
+
+    def _add(self, id: str) -> _Machine:
+        return self._machines.setdefault(id, _Machine(fence=self._last_fence, created_at=self._clock()))
+
+    def _root(self, id: str, parent: str | None) -> str:
+        if parent is None:
+            return id
+        known = self._machines.get(parent)
+        return known.root if known and known.root else parent
+
+
+def _merged(machine: _Machine, new: Metadata) -> Metadata:
+    old = machine.metadata
+    return Metadata(
+        status=new.status or old.status,
+        source=new.source or old.source,
+        initiator=new.initiator or old.initiator,
+        parent=old.parent if machine.version else new.parent,
+    )
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

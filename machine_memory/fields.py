@@ -1,0 +1,45 @@
+"""Columns and indexes that mean the same on every database."""
+
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.backends.ddl_references import Statement
+
+
+class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
+    """Text that is compared exactly: case, accents, trailing spaces and emoji are distinct.
+
+    The default collations of MySQL and MariaDB merge them; PostgreSQL's "C" also lets a prefix be found by the primary key.
+    """
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        # By its long name: for "varchar" Django adds an index of its own on PostgreSQL and a warning on MySQL.
+        return f"character varying({self.max_length})"
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
+        collation = {"postgresql": "C", "mysql": "utf8mb4_0900_bin"}.get(connection.vendor)
+        if getattr(connection, "mysql_is_mariadb", False):
+            collation = "utf8mb4_nopad_bin"
+        return {**super().db_parameters(connection), "collation": collation}
+
+
+class PartialIndex(models.Index):
+    """An index of the rows that match ``where``, or of all rows on a database that has only those."""
+
+    def __init__(self, *expressions: Any, where: models.Q, **options: Any) -> None:
+        self.where = where
+        super().__init__(*expressions, **options)
+
+    def deconstruct(self) -> tuple[str, Any, dict[str, Any]]:
+        path, expressions, options = super().deconstruct()
+        return path, expressions, {**options, "where": self.where}
+
+    def create_sql(
+        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor, using: str = "", **kwargs: Any
+    ) -> Statement:
+        # Not `condition` from the start: Django then warns on every database that would ignore it.
+        supported = schema_editor.connection.features.supports_partial_indexes
+        index = models.Index(fields=self.fields, name=self.name, condition=self.where if supported else None)
+        return index.create_sql(model, schema_editor, using, **kwargs)

