@@ -11,7 +11,7 @@ from django.db.backends.ddl_references import Statement
 class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
     """Text that is compared exactly: case, accents, trailing spaces and emoji are distinct.
 
-    The default collations of MySQL and MariaDB merge them; PostgreSQL's "C" also lets a prefix be found by the primary key.
+    The default collations of MySQL and MariaDB merge them. PostgreSQL's "C" also finds a prefix by the primary key.
     """
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:

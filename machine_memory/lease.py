@@ -18,20 +18,20 @@ from machine_memory.records import Grant, Metadata
 from machine_memory.validation import MAX_LABEL_LENGTH, EncodedData, quoted
 
 if TYPE_CHECKING:
-    from machine_memory.backends.verbs import MemoryVerbs
+    from machine_memory.backends.steps import MemorySteps
 
 logger = logging.getLogger(__name__)
 
 # A thread begins with an empty context, a task with a copy of its parent's: so the thread or task that locked is the
 # holder, and tasks that it spawns. The mapping is replaced, never changed, or a task would change its parent's.
-_held: ContextVar[Mapping[tuple["MemoryVerbs", str], "Lease"]] = ContextVar("machine_memory_held")
+_held: ContextVar[Mapping[tuple["MemorySteps", str], "Lease"]] = ContextVar("machine_memory_held")
 
 
 class Lease:
     """A live lease of a machine. Whoever has the object is the holder, in whatever thread or task."""
 
     def __init__(
-        self, memory: "MemoryVerbs", id: str, *, token: str, owner: str, ttl: float, grant: Grant, asked_at: float
+        self, memory: "MemorySteps", id: str, *, token: str, owner: str, ttl: float, grant: Grant, asked_at: float
     ) -> None:
         self._memory = memory
         self._token = token
@@ -51,7 +51,7 @@ class Lease:
 
     @property
     def data(self) -> Any:
-        """The state as this lease has last seen it; ``None``: no state yet. Change it freely, the store does not notice."""
+        """The state as this lease last saw it; ``None``: no state yet. It is yours to change."""
         if isinstance(self._data, EncodedData):
             self._data = json.loads(self._data)
         return self._data
@@ -62,7 +62,7 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """Seconds left, counted from before the store was asked: never more than the store would say, never negative."""
+        """Seconds left, counted from before the store was asked: never more than it would say."""
         return max(0.0, self._ends_at - time.monotonic())
 
     def write(self, data: dict[str, Any], *, metadata: Metadata | None = None) -> int:
@@ -70,7 +70,7 @@ class Lease:
 
         Returns the new version. Raises as the memory's ``write``, with the version that this lease has seen.
         """
-        return self._memory._write_checked(self.id, self, data, self.version, metadata)
+        return self._write(data, metadata)
 
     def commit(self, data: dict[str, Any], *, metadata: Metadata | None = None) -> int:
         """Write and release in one atomic step.
@@ -116,9 +116,14 @@ class Lease:
 
     def _commit(self, data: dict[str, Any], metadata: Metadata | None) -> int:
         with self._ending:
-            version = self._memory._write_checked(self.id, self, data, self.version, metadata, release=True)
+            version = self._write(data, metadata, release=True)
             self._over = "was committed"
             return version
+
+    def _write(self, data: dict[str, Any], metadata: Metadata | None, *, release: bool = False) -> int:
+        return self._memory._write_checked(
+            self.id, data, lease=self, expected_version=self.version, metadata=metadata, release=release
+        )
 
     def _release(self) -> bool:
         with self._ending:
@@ -140,7 +145,7 @@ class Lease:
             raise LockLost(f"The lease of {quoted(self.id)} {self._over}. Lock again, and start from the stored state.")
 
 
-def held(memory: "MemoryVerbs", id: str) -> Lease | None:
+def held(memory: "MemorySteps", id: str) -> Lease | None:
     """Return the lease that this context took of ``id`` and has not given back, be it live or lost."""
     return _held.get({}).get((memory, id))
 

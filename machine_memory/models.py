@@ -66,7 +66,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def _take(self, id: str, token: str, owner: str, ttl: float, skips: bool) -> bool:
         available = self.filter(pk=id).open_to(None)
-        # SQLite has no rows to skip, and a transaction that reads before it writes fails there as soon as another wrote.
+        # SQLite has no rows to skip, and there a transaction that reads first may not write once another has written.
         if skips and not available.select_for_update(skip_locked=True).values_list("pk"):
             return False
         return bool(
@@ -82,9 +82,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
         try:
-            with transaction.atomic(using=self.db):
-                with sql.bounded_wait(connections[self.db]) if brief else nullcontext():
-                    self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
+            with transaction.atomic(using=self.db), sql.bounded_wait(connections[self.db]) if brief else nullcontext():
+                self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
         except IntegrityError:
             if not self.filter(pk=id).exists():
                 raise
@@ -133,8 +132,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:
             return id
-        known: str | None = self.filter(pk=parent).values_list("root", flat=True).first()
-        return known or parent
+        known = self.filter(pk=parent).values("root").first() or {"root": None}
+        return known["root"] or parent
 
     def _ancestry_if_first(self, id: str, parent: str | None) -> dict[str, object]:
         """Set parent and root where no state was written before; to be assigned before ``version`` (MySQL's order)."""

@@ -31,7 +31,7 @@ def quoted(value: object) -> str:
     """Return ``value`` as messages and logs may show it: escaped, and no more than 64 characters of it."""
     if isinstance(value, str):
         return repr(value) if len(value) <= QUOTED else f"{value[:QUOTED]!r}…"
-    if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64):
+    if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= QUOTED):
         return repr(value)
     return f"<{type(value).__name__}>"
 
@@ -46,10 +46,7 @@ def ttl(value: object, argument: str = "ttl", *, least: float = MIN_TTL) -> floa
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidTTL(f"{argument} must be a number of seconds or a timedelta, not {quoted(value)}.")
     if not least <= seconds <= MAX_TTL:
-        raise InvalidTTL(
-            f"{argument} must be between {least:g} and {MAX_TTL:g} seconds, not {quoted(seconds)}."
-            " A lease for longer work is renewed while the work goes on."
-        )
+        raise InvalidTTL(f"{argument} must be between {least:g} and {MAX_TTL:g} seconds, not {quoted(seconds)}.")
     return float(seconds)
 
 
@@ -239,7 +236,7 @@ def _label(value: object, argument: str) -> str | None:
 
 
 def _own(data: Mapping[str, object], key: str, limit: int) -> str | None:
-    """Return what ``data`` says under ``key``, where it can serve: data of other make is free to mean something else."""
+    """Return what ``data`` says under ``key`` where it can serve; data of other make may mean something else by it."""
     value = data.get(key)
     try:
         return _text(value, key, limit, InvalidData)

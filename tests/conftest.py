@@ -1,7 +1,6 @@
 """Fixtures that several test modules share, and the report of the databases that were tested."""
 
 import os
-from collections.abc import Iterator
 from contextvars import Context
 from typing import Any
 
@@ -10,6 +9,7 @@ from django.db import connections
 
 from machine_memory import SimpleMachineMemory, memories
 from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.models import MachineRecord
 from machine_memory.sql import StoreTime
 from tests import servers
 
@@ -101,16 +101,14 @@ class Store:
 
     @property
     def rows(self) -> Any:
-        from machine_memory.models import MachineRecord
-
         return MachineRecord.objects.using(self.alias)
 
 
 @pytest.fixture(params=["simple", *databases()])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest) -> Store:
     if request.param in DATABASES:
         request.getfixturevalue("transactional_db")
-    yield Store(request.param)
+    return Store(request.param)
 
 
 @pytest.fixture(params=databases())

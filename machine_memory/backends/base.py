@@ -8,7 +8,8 @@ from typing import Any
 import tenacity
 
 from machine_memory import validation
-from machine_memory.backends.verbs import MemoryVerbs, Seconds, waiting
+from machine_memory.backends.steps import Seconds, waiting
+from machine_memory.backends.verbs import MemoryVerbs
 from machine_memory.exceptions import MachineMemoryError
 from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
 from machine_memory.records import LockInfo, Metadata, Record
@@ -45,9 +46,8 @@ class BaseMachineMemory(MemoryVerbs):
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
     ) -> AsyncIterator[Lease]:
         """See ``lease``."""
-        id, seconds, attempts = validation.machine_id(id), self._ttl(ttl), waiting(wait)
-        attempt = tenacity.AsyncRetrying(**attempts)
-        attempted: Lease | None = await attempt(self._attempt_unless_cancelled, id, seconds, describe_owner())
+        id, seconds, attempts = validation.machine_id(id), self._ttl(ttl), tenacity.AsyncRetrying(**waiting(wait))
+        attempted: Lease | None = await attempts(self._attempt_unless_cancelled, id, seconds, describe_owner())
         lease = await self._hop(self._granted, id, attempted)
         hold(lease)
         keeper = KeepAlive(lease) if keep_alive else None

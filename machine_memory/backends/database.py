@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from machine_memory import sql
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.backends.verbs import refusal
+from machine_memory.backends.primitives import refusal
 from machine_memory.exceptions import (
     CorruptRecord,
     InvalidConfiguration,
@@ -130,7 +130,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _held_locks(self, after: str) -> list[LockInfo]:
         leases = self._machines.held().filter(pk__gt=after).order_by("pk").values("id", "fence", **LOCK_INFO_COLUMNS)
-        return [LockInfo(**self._in_utc(columns)) for columns in leases[:BATCH]]
+        return [LockInfo(**self._in_utc(dict(columns))) for columns in leases[:BATCH]]
 
     def _children(self, id: str) -> list[str]:
         return list(self._machines.children_of(id).order_by("pk").values_list("pk", flat=True))
@@ -148,7 +148,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
     @property
     def _machines(self) -> "MachineQuerySet":
         """The table, through a connection that is not known to be broken."""
-        from machine_memory.models import MachineRecord  # Models need the app registry, a memory does not.
+        # Models need the app registry, a memory does not.
+        from machine_memory.models import MachineRecord  # noqa: PLC0415
 
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
@@ -177,10 +178,10 @@ class DatabaseMachineMemory(BaseMachineMemory):
         if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
             return
         raise LockInTransaction(
-            f"{what} inside an open transaction of the database {self.using!r} is refused: others would not see the lease"
-            " before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt the view"
-            " from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias of the same"
-            " database as `using`."
+            f"{what} inside an open transaction of the database {self.using!r} is refused: nobody else would see the"
+            " lease before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt"
+            " the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias"
+            " of the same database as `using`."
         )
 
     def _refuse_unless_open(self, id: str, token: str | None, expected_version: int | None) -> None:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.backends.verbs import P, T, refusal
+from machine_memory.backends.primitives import refusal
+from machine_memory.backends.steps import P, T
 from machine_memory.records import Grant, LockInfo, Metadata, Record
 from machine_memory.validation import EncodedData
 

@@ -1,0 +1,95 @@
+"""What a backend fills in: one atomic step of its store for each verb, and why such a step was refused."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
+from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.validation import EncodedData, quoted
+
+
+class MemoryPrimitives(ABC):
+    """The steps of a store.
+
+    Their arguments are checked. They raise this package's errors for what they refuse and, of their driver's, the
+    ``failures`` alone, which the verbs translate.
+    """
+
+    failures: ClassVar[tuple[type[Exception], ...]] = ()
+
+    @abstractmethod
+    def _read(self, id: str) -> object: ...
+
+    @abstractmethod
+    def _record(self, id: str) -> Record | None: ...
+
+    @abstractmethod
+    def _write(
+        self,
+        id: str,
+        data: EncodedData,
+        *,
+        token: str | None,
+        expected_version: int | None,
+        metadata: Metadata,
+        release: bool,
+    ) -> int:
+        """Write in one atomic step and return the new version, or raise the ``refusal``."""
+
+    @abstractmethod
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None: ...
+
+    @abstractmethod
+    def _renew(self, id: str, *, token: str, ttl: float) -> bool: ...
+
+    @abstractmethod
+    def _release(self, id: str, *, token: str | None) -> bool:
+        """End the lease of ``token``, and return whether no lease of ``id`` is live now."""
+
+    @abstractmethod
+    def _force_release(self, id: str) -> bool: ...
+
+    @abstractmethod
+    def _remove(self, id: str, *, token: str | None) -> None:
+        """Delete the machine if it is there, or raise the ``refusal``."""
+
+    @abstractmethod
+    def _held_locks(self, after: str) -> list[LockInfo]:
+        """Return the first live leases whose ids sort after ``after``."""
+
+    @abstractmethod
+    def _children(self, id: str) -> list[str]: ...
+
+    @abstractmethod
+    def _tree(self, root: str) -> list[str]: ...
+
+    def _may_read_again(self, failure: BaseException) -> bool:
+        return False
+
+    def _close(self) -> None:  # noqa: B027  # Not every store has something to close.
+        """Close what the calling thread alone has used."""
+
+
+def lock_lost(id: str) -> LockLost:
+    return LockLost(
+        f"The lease of {quoted(id)} is over: it expired, was taken over or was forced."
+        " Nothing was changed. Lock again, and start from the stored state."
+    )
+
+
+def lock_not_held(id: str) -> LockNotHeld:
+    return LockNotHeld(f"Somebody else holds {quoted(id)}. Nothing was changed. Lock it before changing it.")
+
+
+def refusal(
+    id: str, *, token: str | None, live_token: str | None, version: int, expected_version: int | None
+) -> MachineMemoryError | None:
+    """Return why ``token`` may not change ``id`` as it stands: the token of its live lease, and its version."""
+    if token != live_token:
+        return lock_lost(id) if token is not None else lock_not_held(id)
+    if expected_version not in (None, version):
+        return VersionConflict(
+            f"{quoted(id)} is at version {version}, not {expected_version}. Nothing was changed."
+            " Read it again, and decide anew."
+        )
+    return None

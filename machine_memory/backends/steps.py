@@ -1,0 +1,161 @@
+"""What the verbs and the leases share: options, checks, translation of failures, retries of reads."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import tenacity
+from asgiref.sync import sync_to_async
+
+from machine_memory import exceptions as errors
+from machine_memory import validation
+from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
+from machine_memory.lease import Lease
+from machine_memory.records import Metadata
+from machine_memory.validation import quoted
+
+logger = logging.getLogger("machine_memory")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Seconds = float | timedelta
+
+
+class MemorySteps(MemoryPrimitives):
+    """Take one checked step each, without regard to who asks: a verb, a lease, or an async twin."""
+
+    def __init__(
+        self,
+        *,
+        lock_ttl: Seconds = 120,
+        read_attempts: int = 3,
+        read_budget: float = 1.0,
+        max_data_bytes: int = 2 * 1024 * 1024,
+        max_data_depth: int = 30,
+        require_lease: bool = False,
+    ) -> None:
+        try:
+            self.lock_ttl = validation.ttl(lock_ttl, "LOCK_TTL")
+        except errors.InvalidTTL as error:
+            raise errors.InvalidConfiguration(str(error)) from None
+        self.max_data_bytes = validation.option(max_data_bytes, "MAX_DATA_BYTES", int)
+        self.max_data_depth = validation.option(max_data_depth, "MAX_DATA_DEPTH", int, most=validation.MAX_DEPTH)
+        self.require_lease = validation.option(require_lease, "REQUIRE_LEASE", bool)
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(validation.option(read_attempts, "READ_ATTEMPTS", int))
+            | tenacity.stop_before_delay(validation.option(read_budget, "READ_BUDGET", float)),
+            wait=tenacity.wait_exponential(multiplier=0.05) + tenacity.wait_random(0, 0.05),
+            retry=tenacity.retry_if_exception(self._may_read_again),
+            reraise=True,
+        )
+
+    def _write_checked(
+        self,
+        id: str,
+        data: dict[str, Any],
+        *,
+        lease: Lease | None,
+        expected_version: int | None,
+        metadata: Metadata | None,
+        release: bool = False,
+    ) -> int:
+        text = validation.data(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
+        expected_version = validation.expected_version(expected_version)
+        metadata = validation.metadata(metadata, data)
+        if lease is not None:
+            lease._check()
+        elif self.require_lease:
+            raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
+        with self._translating(errors.WriteError, "write", id):
+            version = self._write(
+                id, text, token=token_of(lease), expected_version=expected_version, metadata=metadata, release=release
+            )
+        if lease is not None:
+            lease._wrote(text, version)
+        return version
+
+    def _attempt(self, id: str, ttl: float, owner: str) -> Lease | None:
+        token, asked_at = secrets.token_hex(16), time.monotonic()
+        with self._translating(errors.LockError, "lock", id):
+            grant = self._acquire(id, token=token, owner=owner, ttl=ttl)
+        if grant is None:
+            return None
+        lease = Lease(self, id, token=token, owner=owner, ttl=ttl, grant=grant, asked_at=asked_at)
+        if not lease.remaining:
+            lease._release()
+            raise errors.LockError(f"The store took longer to lock {quoted(id)} than the ttl of {ttl:g} s.")
+        return lease
+
+    def _granted(self, id: str, lease: Lease | None) -> Lease:
+        if lease is None:
+            raise errors.LockDenied(f"Somebody else holds {quoted(id)}. Try again later, or wait longer for it.")
+        try:
+            as_state(id, lease.data)
+        except errors.CorruptRecord:
+            lease._release()
+            raise
+        return lease
+
+    def _renew_lease(self, lease: Lease, ttl: Seconds | None) -> None:
+        seconds, asked_at = lease.ttl if ttl is None else validation.ttl(ttl), time.monotonic()
+        lease._check()
+        with self._translating(errors.LockError, "renew the lease of", lease.id):
+            renewed = self._renew(lease.id, token=lease._token, ttl=seconds)
+        if not renewed:
+            raise lock_lost(lease.id)
+        lease._extend(seconds, asked_at)
+
+    def _unlock(self, id: str, lease: Lease | None) -> bool:
+        try:
+            free = self._release(id, token=token_of(lease))
+        except self.failures as failure:
+            logger.warning("could not unlock %s, its lease ends by the ttl: %s", quoted(id), type(failure).__name__)
+            return False
+        if lease is not None:
+            lease._over = lease._over or "was released"
+        return free
+
+    def _ttl(self, ttl: Seconds | None) -> float:
+        return self.lock_ttl if ttl is None else validation.ttl(ttl)
+
+    def _read_retrying(self, id: str, primitive: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._translating(errors.ReadError, "read", id):
+            return self._retrying(primitive, *args, **kwargs)
+
+    @contextmanager
+    def _translating(self, error: type[errors.StoreError], verb: str, id: str) -> Iterator[None]:
+        try:
+            yield
+        except self.failures as failure:
+            raise error(f"The store failed to {verb} {quoted(id)} ({type(failure).__name__}).") from failure
+
+    async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
+        return await sync_to_async(verb)(*args, **kwargs)
+
+
+def token_of(lease: Lease | None) -> str | None:
+    return None if lease is None else lease._token
+
+
+def as_state(id: str, data: object) -> dict[str, Any] | None:
+    if data is None or isinstance(data, dict):
+        return data
+    raise errors.CorruptRecord(
+        f"The state of {quoted(id)} is a {type(data).__name__}, not a JSON object: something else wrote it."
+    )
+
+
+def waiting(wait: Seconds) -> dict[str, Any]:
+    seconds = validation.ttl(wait, "wait", least=0)
+    return {
+        "stop": tenacity.stop_before_delay(seconds),
+        "wait": tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
+        "retry": tenacity.retry_if_result(lambda lease: lease is None),
+        "retry_error_callback": lambda state: None,
+    }
