@@ -1,0 +1,1 @@
+"""A small whole project that shows machine memory in use."""

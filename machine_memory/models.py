@@ -132,8 +132,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:
             return id
-        known = self.filter(pk=parent).values("root").first() or {"root": None}
-        return known["root"] or parent
+        known: str | None = self.filter(pk=parent).values_list("root", flat=True).first()
+        return known or parent
 
     def _ancestry_if_first(self, id: str, parent: str | None) -> dict[str, object]:
         """Set parent and root where no state was written before; to be assigned before ``version`` (MySQL's order)."""
@@ -189,4 +189,4 @@ class MachineRecord(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.id
+        return str(self.id)

@@ -1,8 +1,8 @@
 """What differs between the databases: their clocks, how long they wait for a row, and what their errors mean."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.utils import timezone
 Compiled = tuple[str, tuple[Any, ...]]
 
 LOCK_WAIT = 0.5
-"""Seconds for which ``lock`` waits on a database that cannot skip the row: to insert it, and everywhere on SQLite."""
+"""Seconds for which ``lock`` waits where it cannot skip the row: on SQLite, and on PostgreSQL to insert it."""
 
 # SQLSTATEs of PostgreSQL, numbers of MySQL and MariaDB, names of SQLite; a beginning stands for all that share it.
 CONTENTION = ("40001", "40P01", "55P03", "1020", "1205", "1213", "SQLITE_BUSY", "SQLITE_LOCKED")
@@ -82,24 +82,27 @@ def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
 
 @contextmanager
 def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Bound how long the statements within wait for rows of other transactions."""
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'")  # It ends with the transaction.
-            yield
-            return
+    """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s at first."""
+    with ExitStack() as undo:
         if connection.vendor == "sqlite":
-            get, put, bound = "PRAGMA busy_timeout", "PRAGMA busy_timeout = {}", round(LOCK_WAIT * 1000)
-        else:
-            get, put = "SELECT @@innodb_lock_wait_timeout", "SET innodb_lock_wait_timeout = {}"
-            bound = 0 if getattr(connection, "mysql_is_mariadb", False) else 1
-        cursor.execute(get)
-        before = int(cursor.fetchone()[0])
-        cursor.execute(put.format(bound))
-        try:
-            yield
-        finally:
-            cursor.execute(put.format(before))
+            before = _fetch(connection, "PRAGMA busy_timeout")
+            _fetch(connection, f"PRAGMA busy_timeout = {LOCK_WAIT * 1000:.0f}")
+            undo.callback(_fetch, connection, f"PRAGMA busy_timeout = {before}")
+        elif connection.vendor == "postgresql":
+            _fetch(connection, f"SELECT set_config('lock_timeout', '{LOCK_WAIT}s', true)")  # Ends with the transaction.
+        elif getattr(connection, "mysql_is_mariadb", False):
+            undo.enter_context(connection.execute_wrapper(_without_waiting))
+        yield
+
+
+def _fetch(connection: BaseDatabaseWrapper, query: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+def _without_waiting(execute: Callable[..., Any], query: str, *args: Any) -> Any:
+    return execute(f"SET STATEMENT innodb_lock_wait_timeout = 0 FOR {query}", *args)
 
 
 def is_contention(error: Error) -> bool:

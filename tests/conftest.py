@@ -1,17 +1,27 @@
 """Fixtures that several test modules share, and the report of the databases that were tested."""
 
 import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import Context
-from typing import Any
+from functools import wraps
+from typing import Any, Generic, TypeVar
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
-from machine_memory import SimpleMachineMemory, memories
+from machine_memory import DatabaseMachineMemory, SimpleMachineMemory
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.models import MachineRecord
+from machine_memory.models import MachineQuerySet, MachineRecord
 from machine_memory.sql import StoreTime
 from tests import servers
+
+T = TypeVar("T")
 
 DATABASES = {"sqlite": "default", "postgresql": "postgresql", "mariadb": "mariadb"}
 """The aliases that the databases have in the settings of the tests."""
@@ -79,8 +89,7 @@ class Store:
         """Return a memory of the same kind; of a database, of the same table."""
         if not self.is_database:
             return SimpleMachineMemory(clock=self.clock, **options)
-        backend = type(memories[self.alias])
-        return backend(using=self.alias, **options)  # type: ignore[call-arg]
+        return DatabaseMachineMemory(using=self.alias, **options)
 
     def expire(self, id: str, *, ago: float = 0.0) -> None:
         """Move the expiry of the lease of ``id`` into the past, or the clock to it."""
@@ -98,6 +107,46 @@ class Store:
             return (machine.lease.token, machine.lease.expires_at) if machine and machine.lease else None
         row = self.rows.filter(pk=id, lease_token__isnull=False).values_list("lease_token", "lease_expires_at").first()
         return row and (row[0], row[1].timestamp())
+
+    def count(self) -> int:
+        """Return how many machines there are, with or without state."""
+        if isinstance(self.memory, SimpleMachineMemory):
+            return len(self.memory._machines)
+        return int(self.rows.count())
+
+    @contextmanager
+    def untouched(self, id: str | None = None) -> Iterator[None]:
+        """Check that no query is made within, and that neither the machines nor the lease of ``id`` change."""
+        before = self._everything(id)
+        if self.is_database:
+            with CaptureQueriesContext(connections[self.alias]) as queries:
+                yield
+            assert [query["sql"] for query in queries] == []
+        else:
+            yield
+        assert self._everything(id) == before
+
+    def _everything(self, id: str | None) -> Any:
+        return self.count(), id and self.lease_of(id), id and self.memory.record(id)
+
+    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """Do something to the store from a coroutine."""
+        return await sync_to_async(call)(*args)
+
+    def wait_until(self, done: Callable[[], Any]) -> None:
+        """Let real time go by, for what happens in a background thread."""
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline, "it did not happen within 10 seconds"
+            time.sleep(0.01)
+            self.clock.now += 0.01
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep a lease that is shorter than a test alive for as long as the block lasts."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MachineQuerySet, "held", lambda rows: rows.filter(lease_expires_at__isnull=False))
+            yield
 
     @property
     def rows(self) -> Any:
@@ -143,6 +192,39 @@ def other(memory: BaseMachineMemory) -> Any:
     return Worker(memory)
 
 
-def close_connections() -> None:
-    for connection in connections.all(initialized_only=True):
-        connection.close()
+def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test on an event loop; what hops to a thread from there comes back to this one and its connections."""
+
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async_to_sync(test)(*args, **kwargs)
+
+    return run
+
+
+class in_thread(Generic[T]):  # noqa: N801
+    """A call in a thread of its own; as a context manager, for as long as its block at least."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._outcome: Future[T] = Future()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def result(self) -> T:
+        self._thread.join(30)
+        return self._outcome.result(0)
+
+    def __enter__(self) -> "in_thread[T]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.result()
+
+    def _run(self) -> None:
+        try:
+            self._outcome.set_result(self._call())
+        except BaseException as error:
+            self._outcome.set_exception(error)
+        finally:
+            connections.close_all()

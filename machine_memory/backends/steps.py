@@ -155,7 +155,7 @@ def waiting(wait: Seconds) -> dict[str, Any]:
     seconds = validation.ttl(wait, "wait", least=0)
     return {
         "stop": tenacity.stop_before_delay(seconds),
-        "wait": tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
+        "wait": tenacity.wait_random_exponential(multiplier=0.02, max=0.25),
         "retry": tenacity.retry_if_result(lambda lease: lease is None),
         "retry_error_callback": lambda state: None,
     }

@@ -1,0 +1,84 @@
+"""Fill the inbox with the events of old and new orders, shuffled and some of them twice; and plan who is to die."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+from random import Random
+
+from django.db import transaction
+
+from example_project.fulfilment.events import Step
+from example_project.fulfilment.models import Delivery, Kill
+from example_project.fulfilment.orchestrator import create_arvo_orchestrator
+from example_project.fulfilment.worker import EXECUTION_UNITS, handle
+from example_project.fulfilment.workflow import Fulfilment1, Fulfilment2
+from machine_memory import memory
+
+DUPLICATED = 0.25
+"""The share of events that are delivered twice."""
+OLD = 5
+"""One order in so many began with the first edition of the workflow, and is in flight already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    number: int
+
+    @property
+    def id(self) -> str:
+        return f"order-{self.number:04}"
+
+    @property
+    def is_old(self) -> bool:
+        return self.number % OLD == 0
+
+    @property
+    def event_names(self) -> list[str]:
+        return (Fulfilment1 if self.is_old else Fulfilment2).event_names()
+
+
+def fill(*, orders: int, kills: int, random: Random) -> None:
+    """Forget the last run and prepare the next one; ``kills``: at most one for each order."""
+    new = [Order(number) for number in range(1, orders + 1)]
+    _forget_last_run()
+    _deliver(new, random)
+    _begin(order for order in new if order.is_old)
+    _plan_kills(random.sample(new, kills), random)
+
+
+def _forget_last_run() -> None:
+    with transaction.atomic():
+        for order in Delivery.objects.values_list("order", flat=True).distinct():
+            memory.force_unlock(order)  # A run that was interrupted may have left its leases.
+            memory.cleanup(order)
+        Delivery.objects.all().delete()
+        Kill.objects.all().delete()
+
+
+def _deliver(orders: Iterable[Order], random: Random) -> None:
+    deliveries = [
+        Delivery(event=f"{order.id}:{name}", order=order.id, name=name)
+        for order in orders
+        for name in order.event_names
+        for _ in range(2 if random.random() < DUPLICATED else 1)
+    ]
+    random.shuffle(deliveries)
+    Delivery.objects.bulk_create(deliveries)
+
+
+def _begin(orders: Iterable[Order]) -> None:
+    """Let a release that knew the first edition alone handle the first event of these orders."""
+    release = create_arvo_orchestrator(memory=memory, execution_units=EXECUTION_UNITS, machines=[Fulfilment1])
+    first, *_ = Fulfilment1.event_names()
+    for delivery in Delivery.objects.filter(order__in=[order.id for order in orders], name=first):
+        handle(delivery, release, "last year")
+
+
+def _plan_kills(victims: Iterable[Order], random: Random) -> None:
+    kills = []
+    for order, step in zip(victims, cycle(Step), strict=False):
+        version = random.randrange(1 if order.is_old else 0, len(order.event_names))
+        if step == Step.WRITTEN:
+            version += 1
+        kills.append(Kill(order=order.id, version=version, step=step))
+    Kill.objects.bulk_create(kills)

@@ -1,0 +1,55 @@
+"""The demo: workers are killed in mid-lease, and no update is lost."""
+
+import secrets
+from typing import IO, Any, cast
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+
+from example_project.fulfilment.demo.report import report
+from example_project.fulfilment.demo.run import run
+from machine_memory import LockDenied, memory
+
+ALONE = 10
+"""Seconds for which a demo that died keeps the next one waiting."""
+
+
+class Command(BaseCommand):
+    help = "Drive orders through their workflow, kill some of the workers in mid-lease, and look for lost updates."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--orders", type=int, default=200, help="How many orders to fulfil (200).")
+        parser.add_argument("--workers", type=int, default=4, help="How many processes work at the same time (4).")
+        parser.add_argument("--kill", type=int, default=4, help="How many workers to end by SIGKILL in mid-lease (4).")
+        parser.add_argument("--seed", type=int, help="Repeat the deliveries and the kills of an earlier run.")
+
+    def handle(self, *, orders: int, workers: int, kill: int, seed: int | None, **options: Any) -> None:
+        _check(orders, workers, kill)
+        if seed is None:
+            seed = secrets.randbelow(10_000)
+        self.stdout.ending = ""  # Rich ends its lines itself.
+        console = Console(file=cast(IO[str], self.stdout), no_color=options["no_color"], highlight=False)
+        call_command("migrate", verbosity=0, interactive=False)
+        console.print(f"{orders:,} orders, {workers} workers, of which {kill} die in mid-lease (--seed {seed})")
+        try:
+            with memory.lease("demo", ttl=ALONE, keep_alive=True):
+                audit = run(console, orders=orders, workers=workers, kills=kill, seed=seed)
+        except LockDenied:
+            raise CommandError(f"Another demo is running, or died less than {ALONE} seconds ago.") from None
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted. Every worker has ended.", returncode=130) from None
+        report(console, audit, orders=orders)
+        if not audit.passed(orders=orders, kills=kill):
+            raise CommandError("Not every order is complete, or an update was lost.")
+        console.print("Look next: python manage.py createsuperuser")
+        console.print("           python manage.py runserver, and http://127.0.0.1:8000/admin/")
+
+
+def _check(orders: int, workers: int, kill: int) -> None:
+    if orders < 1:
+        raise CommandError(f"--orders must be at least 1, not {orders}.")
+    if workers < 1:
+        raise CommandError(f"--workers must be at least 1, not {workers}.")
+    if not 0 <= kill <= orders:
+        raise CommandError(f"--kill must be between 0 and the number of orders ({orders}), not {kill}.")

@@ -1,0 +1,84 @@
+"""The inbox of events, delivered at least once; and the deaths that the demo plans for its workers."""
+
+from django.db import models
+from django.db.models import F
+from django.db.models.functions import Now
+
+from example_project.fulfilment.events import Event, Outcome, Result, Step
+
+
+class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    def waiting(self) -> "DeliveryQuerySet":
+        return self.filter(handled_at=None)
+
+    def acknowledged(self) -> "DeliveryQuerySet":
+        return self.exclude(handled_at=None)
+
+    def acknowledge(self, delivery: "Delivery", result: Result, *, worker: str) -> None:
+        """Note what a delivery came to, so that it does not come again."""
+        rows = self.filter(pk=delivery.pk)
+        if result.outcome == Outcome.DUPLICATE:
+            # Two workers may have had the same delivery in hand: the one that wrote has the last word.
+            rows = rows.waiting()
+        rows.update(handled_at=Now(), outcome=result.outcome, version=result.version, worker=worker)
+
+    def send_back(self, delivery: "Delivery") -> None:
+        """Leave a delivery waiting, and count that its lock was denied."""
+        self.filter(pk=delivery.pk).update(denied=F("denied") + 1)
+
+
+class Delivery(models.Model):
+    """One delivery of one event; the next one of the same event is another row."""
+
+    event = models.CharField(max_length=100, help_text="The id of the event.")
+    order = models.CharField(max_length=100)
+    name = models.CharField(max_length=20)
+    denied = models.PositiveIntegerField(default=0, help_text="How often it was sent back, as the lock was denied.")
+    handled_at = models.DateTimeField(null=True, help_text="Null while it waits.")
+    outcome = models.CharField(max_length=20, choices=Outcome, blank=True)
+    version = models.PositiveIntegerField(null=True, help_text="The version that the machine had then.")
+    worker = models.CharField(max_length=20, blank=True)
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+
+    def __str__(self) -> str:
+        return self.event
+
+    def as_event(self) -> Event:
+        return Event(id=self.event, subject=self.order, name=self.name)
+
+
+class KillQuerySet(models.QuerySet["Kill"]):
+    def planned(self) -> "KillQuerySet":
+        return self.filter(fence=None)
+
+    def done(self) -> "KillQuerySet":
+        return self.exclude(fence=None)
+
+    def claim(self, kill: "Kill", *, fence: int, worker: str) -> bool:
+        """Note who dies, under which lease; false where somebody else has done so already."""
+        return bool(self.planned().filter(pk=kill.pk).update(fence=fence, worker=worker))
+
+
+class Kill(models.Model):
+    """A planned death: whoever has the lease of an order at this version is killed at this step, once.
+
+    Every version of every order is passed through at both steps, so each plan comes true.
+    """
+
+    order = models.CharField(max_length=100)
+    version = models.PositiveIntegerField()
+    step = models.CharField(max_length=20, choices=Step)
+    fence = models.BigIntegerField(null=True, help_text="Of the lease that the dead worker held; null while planned.")
+    worker = models.CharField(max_length=20, blank=True)
+
+    objects = KillQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["order", "version", "step"], name="one_kill_each")]
+
+    def __str__(self) -> str:
+        return f"{self.order} at version {self.version}, {Step(self.step).label}"

@@ -1,0 +1,124 @@
+"""A process that uses a memory as it is told, line by line; and the handle by which a test tells it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from django.db import connections
+
+
+class Actor:
+    """Another process with the same memory. ``tell`` and ``answer`` are apart, so that several can work at once."""
+
+    def __init__(self, alias: str) -> None:
+        wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
+        databases = {
+            name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
+            for name in {alias, "default"}
+        }
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.actor_settings",
+            "MACHINE_MEMORY_TEST_DATABASES": json.dumps(databases, default=str),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.actor", alias],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "Actor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def tell(self, verb: str, *args: Any, **kwargs: Any) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps([verb, args, kwargs]) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Return what the verb returned, or the name of what it raised."""
+        assert self._process.stdout
+        return json.loads(self._process.stdout.readline())
+
+    def __call__(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        self.tell(verb, *args, **kwargs)
+        return self.answer()
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Script:
+    """What an actor can do beside the verbs of its memory."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
+
+    def increment(self, ids: list[str], times: int) -> int:
+        """Count in each of ``ids`` by turns, each time under a lease."""
+        for turn in range(times):
+            with self._memory.lease(ids[turn % len(ids)], wait=60) as lease:
+                lease.commit({"n": (lease.data or {"n": 0})["n"] + 1})
+        return times
+
+    def race(self, id: str, threads: int, at: float) -> int:
+        """Lock ``id`` in several threads at once, and return how many have it."""
+        won: list[bool] = []
+
+        def lock() -> None:
+            connections[self._memory.using].ensure_connection()
+            while time.monotonic() < at:
+                pass
+            won.append(self._memory.lock(id))
+            connections.close_all()
+
+        racers = [threading.Thread(target=lock) for _ in range(threads)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert len(won) == threads
+        return won.count(True)
+
+
+def main(alias: str) -> None:
+    import django
+
+    django.setup()
+
+    from machine_memory import MachineMemoryError, memories
+
+    memory = memories[alias]
+    script = Script(memory)
+    for line in sys.stdin:
+        verb, args, kwargs = json.loads(line)
+        try:
+            answer = getattr(script, verb, None) or getattr(memory, verb)
+            answer = answer(*args, **kwargs)
+        except MachineMemoryError as error:
+            answer = type(error).__name__
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1184 @@
+"""The contract of a memory, run against every backend: what the four operations and the lease promise."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from machine_memory import (
+    InvalidData,
+    InvalidMachineId,
+    InvalidTTL,
+    InvalidVersion,
+    LockDenied,
+    LockLost,
+    LockNotHeld,
+    Metadata,
+    VersionConflict,
+)
+from tests.conftest import Store, Worker, asynchronous, in_thread
+
+HOSTILE_IDS = [
+    "x" * 512,
+    "Ärger über naïve Ids",
+    "order 42",
+    "order-42 ",
+    " order-42",
+    "line\nbreak\ttab\x1b[31m",
+    "x😀",
+    "x😁",
+    "abc",
+    "ABC",
+    "cafe",
+    "café",
+    "cafe\u0301",
+    "ss",
+    "ß",
+    "'; DROP TABLE machines; --",
+    "100%_\\",
+    '{"json": [1]}',
+    "{slot}:*?[a-z]",
+    "\u202egnp.exe",
+    "None",
+    "0",
+]
+
+
+class TestLock:
+    def test_a_free_id_locks_for_the_default_ttl(self, store: Store) -> None:
+        assert store.memory.lock("a") is True
+
+        (info,) = store.memory.held_locks()
+        assert (info.id, info.expires_at - info.locked_at) == ("a", timedelta(seconds=120))
+
+    def test_locking_creates_no_state(self, store: Store) -> None:
+        store.memory.lock("a")
+
+        assert store.memory.read("a") is None
+        assert store.memory.record("a") is None
+
+    def test_a_second_worker_is_refused_and_changes_nothing(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        before = store.lease_of("a")
+
+        assert worker.lock("a", ttl=1000) is False
+        assert store.lease_of("a") == before
+
+    def test_ten_refused_attempts_do_not_extend_the_lease(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a", ttl=60)
+        before = store.lease_of("a")
+
+        assert [worker.lock("a") for _ in range(10)] == [False] * 10
+        assert store.lease_of("a") == before
+
+    def test_it_is_not_reentrant_and_the_own_lease_stays(self, store: Store) -> None:
+        store.memory.lock("a")
+        before = store.lease_of("a")
+
+        assert store.memory.lock("a") is False
+        assert store.lease_of("a") == before
+        assert store.memory.write("a", {"still": "holder"}) == 1
+
+    def test_ids_are_independent(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        before = store.lease_of("a")
+
+        assert worker.lock("b") is True
+        worker.write("b", {})
+        assert store.lease_of("a") == before
+
+    def test_ten_cycles_each_with_a_refused_attempt(self, store: Store, worker: Worker) -> None:
+        for _ in range(10):
+            assert store.memory.lock("a") is True
+            assert worker.lock("a") is False
+            assert store.memory.unlock("a") is True
+
+    def test_a_lease_that_expired_yesterday_is_taken_over(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a", ago=86_400)
+        before = store.lease_of("a")
+
+        assert worker.lock("a") is True
+        assert before and store.lease_of("a") != before
+
+    def test_the_former_holder_may_lock_again_after_expiry(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+
+        assert store.memory.lock("a") is True
+        assert store.memory.write("a", {}) == 1
+
+    @pytest.mark.parametrize("ttl", [0.323, 1, 1.5, 86_400, timedelta(minutes=3), timedelta(milliseconds=250)])
+    def test_the_lease_lasts_exactly_its_ttl(self, store: Store, ttl: float | timedelta) -> None:
+        seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+        with store.frozen():
+            store.memory.lock("a", ttl=ttl)
+            (info,) = store.memory.held_locks()
+
+        assert (info.expires_at - info.locked_at).total_seconds() == pytest.approx(seconds, abs=0.000_5)
+
+    def test_the_ttl_of_the_memory_is_the_default(self, store: Store) -> None:
+        memory = store.new_memory(lock_ttl=7)
+        memory.lock("a")
+
+        (info,) = memory.held_locks()
+        assert info.expires_at - info.locked_at == timedelta(seconds=7)
+
+    def test_it_changes_neither_state_nor_version(self, store: Store) -> None:
+        store.memory.write("a", {"n": 1})
+        before = store.memory.record("a")
+        store.memory.lock("a")
+        after = store.memory.record("a")
+
+        assert before and after
+        assert (after.data, after.version, after.written_at) == (before.data, before.version, before.written_at)
+
+    def test_the_owner_describes_host_process_and_thread(self, store: Store) -> None:
+        store.memory.lock("a")
+
+        (info,) = store.memory.held_locks()
+        host, pid, name = info.owner.split(":")
+        assert host and int(pid) and name == threading.current_thread().name
+
+    def test_other_ids_are_free_while_hostile_ones_are_held(self, store: Store, worker: Worker) -> None:
+        for id in HOSTILE_IDS:
+            assert store.memory.lock(id) is True, id
+        for id in HOSTILE_IDS:
+            assert worker.lock(id) is False, id
+        assert sorted(info.id for info in store.memory.held_locks()) == sorted(HOSTILE_IDS)
+
+
+class TestUnlock:
+    def test_after_it_others_may_lock_at_once(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+
+        assert store.memory.unlock("a") is True
+        assert worker.lock("a") is True
+
+    def test_of_an_id_that_was_never_locked_is_true_and_creates_nothing(self, store: Store) -> None:
+        assert store.memory.unlock("a") is True
+        assert store.count() == 0
+
+    def test_twice_is_true(self, store: Store) -> None:
+        store.memory.lock("a")
+
+        assert [store.memory.unlock("a"), store.memory.unlock("a")] == [True, True]
+
+    def test_after_the_own_expiry_is_true_while_nobody_came(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+
+        assert store.memory.unlock("a") is True
+
+    def test_after_a_takeover_is_false_and_the_new_lease_survives(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        worker.lock("a")
+        before = store.lease_of("a")
+
+        assert store.memory.unlock("a") is False
+        assert before and store.lease_of("a") == before
+
+    def test_by_somebody_else_is_false_and_leaves_the_lease(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        before = store.lease_of("a")
+
+        assert worker.unlock("a") is False
+        assert before and store.lease_of("a") == before
+
+    def test_it_keeps_state_and_version(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.memory.write("a", {"n": 1})
+        store.memory.unlock("a")
+
+        record = store.memory.record("a")
+        assert record and (record.data, record.version) == ({"n": 1}, 1)
+
+
+class TestWrite:
+    def test_the_first_one_is_version_one(self, store: Store) -> None:
+        assert store.memory.write("a", {"n": 1}) == 1
+        assert store.memory.read("a") == {"n": 1}
+
+    def test_each_one_counts_one_more(self, store: Store) -> None:
+        assert [store.memory.write("a", {"n": n}) for n in range(5)] == [1, 2, 3, 4, 5]
+
+    def test_it_replaces_the_whole_state(self, store: Store) -> None:
+        store.memory.write("a", {"old": 1, "both": 1})
+        store.memory.write("a", {"both": 2})
+
+        assert store.memory.read("a") == {"both": 2}
+
+    def test_with_the_expected_version_is_accepted(self, store: Store) -> None:
+        assert store.memory.write("a", {}, expected_version=0) == 1
+        assert store.memory.write("a", {}, expected_version=1) == 2
+
+    @pytest.mark.parametrize("expected", [0, 1, 3, 10**12])
+    def test_with_a_wrong_version_is_a_conflict_and_changes_nothing(self, store: Store, expected: int) -> None:
+        store.memory.write("a", {"n": 1})
+        store.memory.write("a", {"n": 2})
+
+        with pytest.raises(VersionConflict, match=f"'a' is at version 2, not {expected}. Nothing was changed."):
+            store.memory.write("a", {"n": 3}, expected_version=expected)
+        record = store.memory.record("a")
+        assert record and (record.data, record.version) == ({"n": 2}, 2)
+
+    def test_of_an_absent_machine_with_a_version_is_a_conflict_and_creates_nothing(self, store: Store) -> None:
+        with pytest.raises(VersionConflict, match="'a' is at version 0, not 1"):
+            store.memory.write("a", {}, expected_version=1)
+        assert store.count() == 0
+
+    def test_of_two_creations_one_is_a_conflict(self, store: Store, worker: Worker) -> None:
+        assert worker.write("a", {"by": "worker"}, expected_version=0) == 1
+        with pytest.raises(VersionConflict):
+            store.memory.write("a", {"by": "test"}, expected_version=0)
+        assert store.memory.read("a") == {"by": "worker"}
+
+    def test_of_two_updates_from_one_read_one_is_a_conflict(self, store: Store, worker: Worker) -> None:
+        store.memory.write("a", {"n": 0})
+        worker.write("a", {"n": 1}, expected_version=1)
+
+        with pytest.raises(VersionConflict):
+            store.memory.write("a", {"n": 1}, expected_version=1)
+
+    def test_while_somebody_else_holds_the_machine_is_refused(self, store: Store, worker: Worker) -> None:
+        store.memory.write("a", {"n": 1})
+        worker.lock("a")
+
+        with pytest.raises(LockNotHeld, match="Somebody else holds 'a'. Nothing was changed."):
+            store.memory.write("a", {"n": 2})
+        assert store.memory.read("a") == {"n": 1}
+
+    def test_of_a_machine_without_state_that_somebody_else_holds_is_refused(
+        self, store: Store, worker: Worker
+    ) -> None:
+        worker.lock("a")
+
+        with pytest.raises(LockNotHeld):
+            store.memory.write("a", {}, expected_version=0)
+        assert store.memory.read("a") is None
+
+    def test_without_a_lease_is_accepted_once_the_lease_of_another_is_over(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+        store.expire("a")
+
+        assert store.memory.write("a", {}) == 1
+
+    def test_after_the_own_expiry_is_refused_before_any_takeover(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+
+        with pytest.raises(LockLost, match="The lease of 'a' is over"):
+            store.memory.write("a", {})
+        assert store.memory.read("a") is None
+
+    def test_after_a_takeover_is_refused(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        worker.lock("a")
+        worker.write("a", {"by": "worker"})
+
+        with pytest.raises(LockLost):
+            store.memory.write("a", {"by": "zombie"})
+        assert store.memory.read("a") == {"by": "worker"}
+
+    def test_after_a_takeover_that_is_over_is_still_refused(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        worker.lock("a")
+        worker.write("a", {"by": "worker"})
+        worker.unlock("a")
+
+        with pytest.raises(LockLost):
+            store.memory.write("a", {"by": "zombie"})
+        assert store.memory.read("a") == {"by": "worker"}
+
+    def test_a_lost_lease_wins_over_a_version_conflict(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        worker.write("a", {})
+
+        with pytest.raises(LockLost):
+            store.memory.write("a", {}, expected_version=0)
+
+    def test_a_lost_lease_is_forgotten_by_unlock(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        store.memory.unlock("a")
+
+        assert store.memory.write("a", {}) == 1
+
+    def test_after_unlock_it_needs_no_lease(self, store: Store) -> None:
+        store.memory.lock("a")
+        store.memory.unlock("a")
+
+        assert store.memory.write("a", {}) == 1
+
+    def test_where_a_lease_is_required_is_refused_without_one(self, store: Store) -> None:
+        memory = store.new_memory(require_lease=True)
+
+        with pytest.raises(LockNotHeld, match=r"Writing 'a' needs a lease here \(REQUIRE_LEASE\). Lock it first."):
+            memory.write("a", {})
+        memory.lock("a")
+        assert memory.write("a", {}) == 1
+
+    def test_it_leaves_the_lease_alone(self, store: Store) -> None:
+        store.memory.lock("a")
+        before = store.lease_of("a")
+        store.memory.write("a", {})
+
+        assert before and store.lease_of("a") == before
+
+
+class TestData:
+    def test_what_was_never_written_reads_as_none(self, store: Store) -> None:
+        assert store.memory.read("a") is None
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {},
+            {"nested": {"list": [1, [2, {"three": None}]], "empty": {}, "none": None}},
+            {"true": True, "false": False, "zero": 0, "one": 1},
+            {"text": "Grüße 😀 \u202e \\ \" ' \n\t\x7f", "Schlüssel 😀": "", "": "empty key"},
+            {"large": 2**64, "negative": -(2**70), "digits": 10**4000},
+            {"float": 0.1, "tiny": 5e-324, "whole": 1.0, "minus zero": -0.0},
+            {"exponent": 1e23, "largest": 1.7976931348623157e308, "negative": -1.5e300, "text": "1e+23"},
+            {"escaped": "\\u0000 is not NUL", "quote": '"1e+5"', "percent": "%s %(x)s {}"},
+            {"deep": {"1": {"2": {"3": [[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]}}}},
+        ],
+        ids=["empty", "nested", "scalars", "unicode", "integers", "floats", "large floats", "escapes", "30 levels"],
+    )
+    def test_it_reads_back_equal(self, store: Store, data: dict[str, Any]) -> None:
+        store.memory.write("a", data)
+
+        read = store.memory.read("a")
+        assert read == data
+        assert repr(sorted(read)) == repr(sorted(data))
+
+    def test_booleans_numbers_and_text_keep_their_types(self, store: Store) -> None:
+        store.memory.write("a", {"v": [True, 1, 1.0, "1", None]})
+
+        read = store.memory.read("a")
+        assert read and [type(value) for value in read["v"]] == [bool, int, float, str, type(None)]
+
+    def test_just_under_the_size_limit_is_stored(self, store: Store) -> None:
+        data = {"text": "x" * (2 * 1024 * 1024 - len('{"text":""}'))}
+        store.memory.write("a", data)
+
+        assert store.memory.read("a") == data
+
+    def test_what_the_caller_changes_later_is_not_stored(self, store: Store) -> None:
+        data: dict[str, Any] = {"list": [1]}
+        store.memory.write("a", data)
+        data["list"].append(2)
+
+        assert store.memory.read("a") == {"list": [1]}
+
+    def test_what_is_changed_in_a_read_state_is_not_stored(self, store: Store) -> None:
+        store.memory.write("a", {"list": [1]})
+        first = store.memory.read("a")
+        assert first
+        first["list"].append(2)
+
+        assert store.memory.read("a") == {"list": [1]}
+
+    def test_hostile_ids_keep_their_own_state(self, store: Store) -> None:
+        for number, id in enumerate(HOSTILE_IDS):
+            store.memory.write(id, {"number": number})
+
+        assert [store.memory.read(id) for id in HOSTILE_IDS] == [{"number": n} for n in range(len(HOSTILE_IDS))]
+
+
+class TestLease:
+    def test_it_hands_over_the_state_with_the_lock(self, store: Store) -> None:
+        store.memory.write("a", {"n": 1})
+
+        with store.memory.lease("a") as lease:
+            assert (lease.id, lease.data, lease.version, lease.ttl) == ("a", {"n": 1}, 1, 120)
+
+    def test_of_a_machine_without_state_has_none_and_version_zero(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            assert (lease.data, lease.version) == (None, 0)
+
+    def test_it_is_released_when_the_block_ends(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a"):
+            assert worker.lock("a") is False
+        assert worker.lock("a") is True
+
+    def test_it_is_released_when_the_block_fails_and_the_error_is_seen(self, store: Store, worker: Worker) -> None:
+        with pytest.raises(ZeroDivisionError), store.memory.lease("a"):
+            1 / 0  # noqa: B018
+        assert worker.lock("a") is True
+
+    def test_the_error_of_the_block_is_seen_also_when_the_release_is_too_late(
+        self, store: Store, worker: Worker
+    ) -> None:
+        with pytest.raises(ZeroDivisionError), store.memory.lease("a"):
+            store.expire("a")
+            worker.lock("a")
+            1 / 0  # noqa: B018
+        assert store.memory.lock("a") is False
+
+    def test_it_is_denied_while_somebody_else_holds_the_machine(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+
+        with pytest.raises(LockDenied, match="Somebody else holds 'a'"), store.memory.lease("a"):
+            pass
+
+    def test_commit_writes_and_releases(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            assert lease.commit({"n": 1}) == 1
+            assert worker.lock("a") is True
+        assert store.memory.read("a") == {"n": 1}
+        assert worker.write("a", {"n": 2}) == 2
+
+    def test_write_keeps_it_and_shows_the_new_state(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            assert lease.write({"n": 1}) == 1
+            assert (lease.version, lease.data) == (1, {"n": 1})
+            assert worker.lock("a") is False
+            assert lease.write({"n": 2}) == 2
+
+    def test_its_data_is_the_callers_to_change(self, store: Store) -> None:
+        store.memory.write("a", {"list": []})
+        with store.memory.lease("a") as lease:
+            lease.data["list"].append(1)
+            assert store.memory.read("a") == {"list": []}
+            lease.commit(lease.data)
+        assert store.memory.read("a") == {"list": [1]}
+
+    def test_after_commit_it_is_over(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            lease.commit({})
+            with pytest.raises(LockLost, match="The lease of 'a' was committed"):
+                lease.write({})
+            with pytest.raises(LockLost, match="was committed"):
+                lease.renew()
+            assert lease.release() is True
+
+    def test_after_release_it_is_over(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            assert lease.release() is True
+            with pytest.raises(LockLost, match="The lease of 'a' was released"):
+                lease.commit({})
+
+    def test_a_lost_one_can_neither_write_nor_commit_nor_renew(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            store.expire("a")
+            worker.lock("a")
+            before = store.lease_of("a")
+            calls: list[Callable[[], Any]] = [lambda: lease.write({}), lambda: lease.commit({}), lease.renew]
+            for call in calls:
+                with pytest.raises(LockLost):
+                    call()
+            assert lease.release() is False
+        assert before and store.lease_of("a") == before
+        assert store.memory.read("a") is None
+
+    def test_it_checks_the_version_that_it_has_seen(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            lease.version = 7
+            with pytest.raises(VersionConflict):
+                lease.commit({})
+            assert store.lease_of("a")
+
+    def test_the_four_operations_act_under_it(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            assert store.memory.write("a", {"n": 1}) == 1
+            assert store.memory.read("a") == {"n": 1}
+            assert store.memory.lock("a") is False
+            assert lease.commit({"n": 2}) == 2
+        with store.memory.lease("a") as lease:
+            assert store.memory.unlock("a") is True
+            with pytest.raises(LockLost):
+                lease.write({})
+            assert worker.lock("a") is True
+
+    def test_the_end_of_a_block_spares_a_lease_that_was_taken_within(self, store: Store) -> None:
+        with store.memory.lease("a"):
+            store.expire("a")
+            assert store.memory.lock("a") is True
+        assert store.lease_of("a")
+        assert store.memory.write("a", {}) == 1
+
+    def test_the_time_that_remains_is_conservative_and_never_negative(self, store: Store) -> None:
+        with store.memory.lease("a", ttl=60) as lease:
+            assert 59 < lease.remaining <= 60
+        with store.memory.lease("a", ttl=0.01) as lease:
+            threading.Event().wait(0.02)
+            assert lease.remaining == 0
+
+    def test_its_fence_and_owner_are_those_that_others_see(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            (info,) = store.memory.held_locks()
+            assert (lease.fence, lease.owner) == (info.fence, info.owner)
+
+    def test_it_does_not_tell_its_token(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            stored = store.lease_of("a")
+            assert stored and stored[0] not in repr(lease)
+            assert repr(lease).startswith(f"<Lease of 'a', fence {lease.fence}, ")
+
+    def test_it_waits_for_its_turn(self, store: Store) -> None:
+        locked, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store.memory.lease("a"):
+                locked.set()
+                done.wait(5)
+
+        with in_thread(hold):
+            locked.wait(5)
+            threading.Timer(0.05, done.set).start()
+            with store.memory.lease("a", wait=5, ttl=60) as lease:
+                assert lease.remaining > 59
+
+    def test_it_waits_no_longer_than_asked(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+
+        with pytest.raises(LockDenied), store.memory.lease("a", wait=0.05):
+            pass
+
+    def test_handed_to_another_thread_it_works_there(self, store: Store) -> None:
+        with store.memory.lease("a") as lease, in_thread(lambda: lease.write({"by": "thread"})) as thread:
+            assert thread.result() == 1
+        assert store.memory.read("a") == {"by": "thread"}
+
+
+class TestRenew:
+    def test_it_extends_a_live_lease_under_the_same_token(self, store: Store) -> None:
+        with store.memory.lease("a", ttl=1) as lease:
+            before = store.lease_of("a")
+            lease.renew(600)
+            after = store.lease_of("a")
+
+            assert before and after
+            assert after[0] == before[0]
+            assert after[1] >= before[1] + 598
+            assert (lease.ttl, lease.remaining > 599) == (600, True)
+
+    def test_its_own_ttl_is_the_default(self, store: Store) -> None:
+        with store.memory.lease("a", ttl=600) as lease:
+            lease.renew()
+            assert lease.ttl == 600
+
+    def test_it_works_again_and_again(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            for ttl in (1, 600, timedelta(seconds=30)):
+                lease.renew(ttl)
+            assert 29 < lease.remaining <= 30
+
+    def test_after_expiry_is_refused_and_does_not_resurrect(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            store.expire("a")
+            with pytest.raises(LockLost):
+                lease.renew()
+            assert worker.lock("a") is True
+
+    def test_after_a_takeover_is_refused_and_leaves_the_new_lease(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            store.expire("a")
+            worker.lock("a")
+            before = store.lease_of("a")
+            with pytest.raises(LockLost):
+                lease.renew()
+            assert before and store.lease_of("a") == before
+
+    def test_in_the_background_it_outlives_its_ttl(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a", ttl=0.3, keep_alive=True) as lease:
+            before = store.lease_of("a")
+            store.wait_until(lambda: before and (store.lease_of("a") or before)[1] > before[1])
+            assert lease.remaining
+            assert worker.lock("a") is False
+            lease.commit({})
+
+    def test_that_fails_in_the_background_loses_the_lease(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        with store.memory.lease("a", ttl=0.3, keep_alive=True) as lease:
+            store.memory.force_unlock("a")
+            store.wait_until(lambda: lease._over)
+            with pytest.raises(LockLost, match=r"The lease of 'a' could not be kept alive \(LockLost\)"):
+                lease.commit({})
+            with pytest.raises(LockLost, match="could not be kept alive"):
+                store.memory.write("a", {})
+        assert "lost the lease of 'a'" in caplog.text
+
+
+class TestFence:
+    def test_it_grows_by_one_with_each_lease(self, store: Store, worker: Worker) -> None:
+        fences = []
+        for _ in range(3):
+            with store.memory.lease("a") as lease:
+                fences.append(lease.fence)
+        assert fences == [fences[0], fences[0] + 1, fences[0] + 2]
+
+    def test_it_grows_across_expiry_force_unlock_and_cleanup(self, store: Store, worker: Worker) -> None:
+        fences = []
+
+        def lock(worker: Any) -> None:
+            assert worker.lock("a") is True
+            (info,) = store.memory.held_locks()
+            fences.append(info.fence)
+
+        lock(store.memory)
+        store.expire("a")
+        lock(worker)
+        store.memory.force_unlock("a")
+        lock(store.memory)
+        store.memory.cleanup("a")
+        lock(worker)
+        worker.unlock("a")
+        worker.cleanup("a")
+        lock(worker)
+        assert fences == sorted(set(fences))
+
+    def test_neither_writing_nor_a_refusal_moves_it(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            worker.lock("a")
+            lease.commit({})
+        record = store.memory.record("a")
+        assert record and record.fence == lease.fence
+
+
+class TestForceUnlock:
+    def test_it_ends_anybodys_lease(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+
+        assert store.memory.force_unlock("a") is True
+        assert store.memory.lock("a") is True
+
+    def test_the_evicted_holder_is_refused(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+        store.memory.force_unlock("a")
+
+        with pytest.raises(LockLost):
+            worker.write("a", {})
+        assert store.memory.read("a") is None
+
+    def test_it_advances_the_fence(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+        worker.write("a", {})
+        before = store.memory.record("a")
+        store.memory.force_unlock("a")
+        after = store.memory.record("a")
+
+        assert before and after and after.fence > before.fence
+
+    def test_where_nobody_holds_the_machine_is_false(self, store: Store) -> None:
+        store.memory.write("a", {})
+
+        assert store.memory.force_unlock("a") is False
+        assert store.memory.force_unlock("absent") is False
+
+
+class TestCleanup:
+    def test_it_removes_state_and_lease(self, store: Store, worker: Worker) -> None:
+        with store.memory.lease("a") as lease:
+            lease.write({"n": 1})
+            assert store.memory.cleanup("a") is True
+            assert store.memory.read("a") is None
+            with pytest.raises(LockLost, match="was cleaned up"):
+                lease.write({})
+        assert store.count() == 0
+        assert worker.lock("a") is True
+
+    def test_without_a_lease_it_works_where_nobody_has_one(self, store: Store) -> None:
+        store.memory.write("a", {})
+
+        assert store.memory.cleanup("a") is True
+        assert store.count() == 0
+
+    def test_of_an_absent_machine_and_twice_is_true(self, store: Store) -> None:
+        assert [store.memory.cleanup("a"), store.memory.cleanup("a")] == [True, True]
+
+    def test_under_somebody_elses_lease_is_refused(self, store: Store, worker: Worker) -> None:
+        store.memory.write("a", {"n": 1})
+        worker.lock("a")
+        before = store.lease_of("a")
+
+        with pytest.raises(LockNotHeld):
+            store.memory.cleanup("a")
+        assert store.memory.read("a") == {"n": 1}
+        assert before and store.lease_of("a") == before
+
+    def test_by_a_worker_that_lost_its_lease_is_refused(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a")
+        store.expire("a")
+        worker.lock("a")
+        worker.write("a", {"n": 1})
+        worker.unlock("a")
+
+        with pytest.raises(LockLost):
+            store.memory.cleanup("a")
+        assert store.memory.read("a") == {"n": 1}
+
+    def test_other_machines_of_the_tree_stay(self, store: Store) -> None:
+        store.memory.write("a", {})
+        store.memory.write("b", {}, metadata=Metadata(parent="a"))
+        store.memory.write("c", {}, metadata=Metadata(parent="b"))
+        store.memory.cleanup("b")
+
+        assert store.memory.tree("a") == ["a", "c"]
+
+    def test_the_next_state_starts_anew(self, store: Store) -> None:
+        store.memory.write("a", {"n": 1}, metadata=Metadata(status="done", parent="p"))
+        store.memory.cleanup("a")
+
+        assert store.memory.write("a", {"n": 2}, expected_version=0) == 1
+        record = store.memory.record("a")
+        assert record and (record.status, record.parent, record.root) == (None, None, "a")
+
+
+class TestHeldLocks:
+    def test_they_are_the_live_leases_alone(self, store: Store) -> None:
+        for id in "abc":
+            store.memory.lock(id, ttl=10 if id == "a" else 600)
+        store.expire("a")
+        store.memory.unlock("b")
+        store.memory.write("d", {})
+
+        assert [info.id for info in store.memory.held_locks()] == ["c"]
+
+    def test_times_are_in_utc_by_the_stores_clock(self, store: Store) -> None:
+        store.memory.lock("a", ttl=60)
+
+        (info,) = store.memory.held_locks()
+        now = datetime.fromtimestamp(store.clock.now, UTC) if store.name == "simple" else datetime.now(UTC)
+        assert abs(now - info.locked_at) < timedelta(seconds=5)
+        assert info.expires_at.tzinfo is UTC
+
+    def test_there_may_be_more_than_a_batch(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("machine_memory.backends.database.BATCH", 2)
+        for id in "edcba":
+            store.memory.lock(id)
+
+        assert [info.id for info in store.memory.held_locks()] == ["a", "b", "c", "d", "e"]
+
+
+class TestRecord:
+    def test_of_an_absent_machine_is_none(self, store: Store) -> None:
+        assert store.memory.record("a") is None
+
+    def test_it_tells_all_that_is_known(self, store: Store) -> None:
+        metadata = Metadata(status="active", source="shop", initiator="alice", parent="p")
+        store.memory.write("a", {"n": 1}, metadata=metadata)
+
+        record = store.memory.record("a")
+        assert record and (record.id, record.data, record.version) == ("a", {"n": 1}, 1)
+        assert (record.status, record.source, record.initiator) == ("active", "shop", "alice")
+        assert (record.parent, record.root) == ("p", "p")
+        assert record.created_at.tzinfo is UTC and record.written_at >= record.created_at
+
+    def test_what_a_write_leaves_out_stays(self, store: Store) -> None:
+        store.memory.write("a", {}, metadata=Metadata(status="active", source="shop", initiator="alice"))
+        store.memory.write("a", {}, metadata=Metadata(status="done"))
+        store.memory.write("a", {})
+
+        record = store.memory.record("a")
+        assert record and (record.status, record.source, record.initiator) == ("done", "shop", "alice")
+
+    def test_parent_and_root_are_those_of_the_first_write(self, store: Store) -> None:
+        store.memory.write("a", {}, metadata=Metadata(parent="p"))
+        store.memory.write("a", {}, metadata=Metadata(parent="q"))
+        store.memory.write("b", {})
+        store.memory.write("b", {}, metadata=Metadata(parent="q"))
+
+        a, b = store.memory.record("a"), store.memory.record("b")
+        assert a and b
+        assert (a.parent, a.root, b.parent, b.root) == ("p", "p", None, "b")
+
+    def test_the_first_write_may_come_after_a_lock(self, store: Store) -> None:
+        with store.memory.lease("a") as lease:
+            lease.write({}, metadata=Metadata(parent="p"))
+            lease.commit({}, metadata=Metadata(parent="q"))
+
+        record = store.memory.record("a")
+        assert record and (record.parent, record.root, record.version) == ("p", "p", 2)
+
+    def test_the_root_is_the_parents_root(self, store: Store) -> None:
+        store.memory.write("a", {})
+        store.memory.write("b", {}, metadata=Metadata(parent="a"))
+        store.memory.lock("c")
+        store.memory.write("c", {}, metadata=Metadata(parent="b"))
+        store.memory.write("d", {}, metadata=Metadata(parent="unknown"))
+
+        assert [record.root for id in "abcd" if (record := store.memory.record(id))] == ["a", "a", "a", "unknown"]
+
+    def test_children_and_tree(self, store: Store) -> None:
+        for id, parent in [("a", None), ("b", "a"), ("c", "a"), ("d", "b"), ("e", None)]:
+            store.memory.write(id, {}, metadata=Metadata(parent=parent))
+        store.memory.lock("f")
+
+        assert store.memory.children("a") == ["b", "c"]
+        assert store.memory.children("d") == []
+        assert store.memory.tree("a") == ["a", "b", "c", "d"]
+        assert store.memory.tree("e") == ["e"]
+        assert store.memory.tree("f") == store.memory.tree("b") == []
+
+    def test_an_arvo_record_speaks_for_itself(self, store: Store) -> None:
+        store.memory.write("a", {"status": "active", "parentSubject": "p"})
+        store.memory.write("b", {"status": "active"}, metadata=Metadata(status="done"))
+
+        a, b = store.memory.record("a"), store.memory.record("b")
+        assert a and b
+        assert (a.status, a.parent, b.status) == ("active", "p", "done")
+
+    @pytest.mark.parametrize("value", [None, 5, {"code": 1}, "", "x" * 600, "\0"], ids=repr)
+    def test_other_uses_of_its_keys_are_left_alone(self, store: Store, value: Any) -> None:
+        data = {"status": value, "parentSubject": value}
+        if value == "\0":
+            data = {"status": None, "parentSubject": []}
+        store.memory.write("a", data)
+
+        record = store.memory.record("a")
+        assert record and (record.status, record.parent, record.data) == (None, None, data)
+
+
+class TestContexts:
+    """Which context is the holder: the thread or task that locked, and the tasks that it spawns."""
+
+    def test_another_thread_is_not(self, store: Store) -> None:
+        store.memory.lock("a")
+
+        def elsewhere() -> bool:
+            with pytest.raises(LockNotHeld):
+                store.memory.write("a", {})
+            return store.memory.unlock("a")
+
+        with in_thread(elsewhere) as thread:
+            assert thread.result() is False
+        assert store.memory.write("a", {}) == 1
+
+    def test_a_stale_thread_can_neither_write_nor_unlock_under_the_newer_lease(self, store: Store) -> None:
+        taken_over = threading.Event()
+        locked = threading.Event()
+
+        def stale() -> bool:
+            store.memory.lock("a")
+            locked.set()
+            taken_over.wait(5)
+            with pytest.raises(LockLost):
+                store.memory.write("a", {"by": "zombie"})
+            return store.memory.unlock("a")
+
+        with in_thread(stale) as thread:
+            locked.wait(5)
+            store.expire("a")
+            store.memory.lock("a")
+            store.memory.write("a", {"by": "holder"})
+            before = store.lease_of("a")
+            taken_over.set()
+            assert thread.result() is False
+        assert before and store.lease_of("a") == before
+        assert store.memory.read("a") == {"by": "holder"}
+
+    @asynchronous
+    async def test_a_spawned_task_is_and_a_sibling_is_not(self, store: Store) -> None:
+        locked = asyncio.Event()
+
+        async def sibling() -> None:
+            await locked.wait()
+            with pytest.raises(LockNotHeld):
+                await store.memory.awrite("a", {"by": "sibling"})
+            assert await store.memory.aunlock("a") is False
+
+        task = asyncio.create_task(sibling())
+        assert await store.memory.alock("a") is True
+        locked.set()
+        await task
+        assert await asyncio.create_task(store.memory.awrite("a", {"by": "child"})) == 1
+        assert await store.memory.awrite("a", {"by": "parent"}) == 2
+        assert await store.memory.aunlock("a") is True
+
+    @asynchronous
+    async def test_a_stale_task_can_neither_write_nor_unlock_under_the_newer_lease(self, store: Store) -> None:
+        locked, taken_over = asyncio.Event(), asyncio.Event()
+
+        async def stale() -> bool:
+            await store.memory.alock("a")
+            locked.set()
+            await taken_over.wait()
+            with pytest.raises(LockLost):
+                await store.memory.awrite("a", {"by": "zombie"})
+            return await store.memory.aunlock("a")
+
+        task = asyncio.create_task(stale())
+        await locked.wait()
+        await store.in_thread(store.expire, "a")
+        assert await store.memory.alock("a") is True
+        await store.memory.awrite("a", {"by": "holder"})
+        before = await store.in_thread(store.lease_of, "a")
+        taken_over.set()
+        assert await task is False
+        assert before and await store.in_thread(store.lease_of, "a") == before
+        assert await store.memory.aread("a") == {"by": "holder"}
+
+    @asynchronous
+    async def test_a_task_cancelled_while_it_locks_leaves_no_lease_behind(self, store: Store) -> None:
+        for _ in range(5):
+            task = asyncio.create_task(store.memory.alock("a"))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await store.memory.alock("a") is True
+
+    @asynchronous
+    async def test_a_task_cancelled_in_its_block_releases(self, store: Store) -> None:
+        entered = asyncio.Event()
+
+        async def work() -> None:
+            async with store.memory.alease("a"):
+                entered.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.memory.alock("a") is True
+
+    def test_of_sixteen_threads_at_one_barrier_one_wins(self, store: Store) -> None:
+        barrier = threading.Barrier(16)
+        won: list[bool] = []
+
+        def race() -> None:
+            barrier.wait(10)
+            won.append(store.memory.lock("a"))
+
+        threads = [in_thread(race) for _ in range(16)]
+        for thread in threads:
+            thread.result()
+        assert won.count(True) == 1
+        assert len(won) == 16
+
+
+class TestAsyncTwins:
+    @asynchronous
+    async def test_the_four_operations(self, store: Store) -> None:
+        memory = store.memory
+        assert await memory.aread("a") is None
+        assert await memory.alock("a", ttl=60) is True
+        assert await memory.alock("a") is False
+        assert await memory.awrite("a", {"n": 1}, expected_version=0, metadata=Metadata(status="new")) == 1
+        assert await memory.aread("a") == {"n": 1}
+        assert await memory.aunlock("a") is True
+        assert await memory.aunlock("a") is True
+
+    @asynchronous
+    async def test_the_lease(self, store: Store) -> None:
+        await store.memory.awrite("a", {"n": 0})
+        async with store.memory.alease("a", ttl=30) as lease:
+            assert (lease.data, lease.version, lease.ttl) == ({"n": 0}, 1, 30)
+            assert await lease.awrite({"n": 1}, metadata=Metadata(status="open")) == 2
+            await lease.arenew(60)
+            assert lease.ttl == 60
+            with pytest.raises(LockDenied):
+                async with store.memory.alease("a", wait=0.01):
+                    pass
+            assert await lease.acommit({"n": 2}) == 3
+            assert await store.memory.alock("a") is True
+            assert await store.memory.aunlock("a") is True
+        async with store.memory.alease("a") as lease:
+            assert await lease.arelease() is True
+            with pytest.raises(LockLost, match="was released"):
+                await lease.awrite({})
+
+    @asynchronous
+    async def test_the_block_releases_and_its_error_is_seen(self, store: Store) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with store.memory.alease("a", keep_alive=True):
+                1 / 0  # noqa: B018
+        assert await store.memory.alock("a") is True
+
+    @asynchronous
+    async def test_the_rest(self, store: Store) -> None:
+        memory = store.memory
+        await memory.alock("a")
+        await memory.awrite("a", {"n": 1})
+        await memory.awrite("b", {}, metadata=Metadata(parent="a"))
+        record = await memory.arecord("a")
+
+        assert record and record.data == {"n": 1}
+        assert [info.id async for info in memory.aheld_locks()] == ["a"]
+        assert await memory.achildren("a") == ["b"]
+        assert await memory.atree("a") == ["a", "b"]
+        assert await memory.acleanup("a") is True
+        assert await memory.awrite("a", {"new": True}) == 1
+        assert await memory.aforce_unlock("a") is False
+
+
+class Order:
+    """A stand-in for an object that is not JSON."""
+
+
+def cyclic() -> dict[str, Any]:
+    data: dict[str, Any] = {"list": []}
+    data["list"].append(data)
+    return data
+
+
+def shared() -> dict[str, Any]:
+    value: list[Any] = []
+    for _ in range(25):
+        value = [value] * 10
+    return {"ten to the 25": value}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        data = {"k": data}
+    return data
+
+
+BAD_IDS = {
+    "None": (None, "id must be a str, not None"),
+    "int": (5, "id must be a str, not 5"),
+    "bytes": (b"a", "id must be a str, not <bytes>"),
+    "object": (Order(), "id must be a str, not <Order>"),
+    "empty": ("", "id must not be empty"),
+    "513": ("x" * 513, f"id must be at most 512 characters, not 513: '{'x' * 64}'…"),
+    "1 MB": ("\x1b" * 1_000_000, "id must be at most 512 characters, not 1,000,000: '" + "\\x1b" * 64 + "'…"),
+    "NUL": ("a\0b", "id must not contain U+0000: 'a\\x00b'"),
+    "surrogate": ("a\ud800", "id must not contain a lone surrogate: 'a\\ud800'"),
+}
+BAD_DATA = {
+    "None": (None, "data must be a dict of JSON values, not None."),
+    "list": ([], "data must be a dict of JSON values, not <list>."),
+    "text": ("{}", "data must be a dict of JSON values, not '{}'."),
+    "int key": ({"a": {1: 2}}, "data['a'] has a key that is not a str: 1."),
+    "None key": ({None: 2}, "data has a key that is not a str: None."),
+    "NaN": ({"a": [0, float("nan")]}, "data['a'][1] is nan, which JSON does not have."),
+    "infinity": ({"a": float("-inf")}, "data['a'] is -inf, which JSON does not have."),
+    "set": ({"a": {1}}, "data['a'] is a set, which JSON does not have: convert it to text or a number."),
+    "tuple": ({"a": (1,)}, "data['a'] is a tuple, which JSON does not have"),
+    "bytes": ({"a": b""}, "data['a'] is a bytes, which JSON does not have"),
+    "datetime": ({"a": datetime.now(UTC)}, "data['a'] is a datetime, which JSON does not have"),
+    "object": ({"a": [Order()]}, "data['a'][0] is a Order, which JSON does not have"),
+    "NUL": ({"a": "\0"}, "data['a'] contains U+0000, which not every database can store: '\\x00'."),
+    "NUL key": ({"\0": 1}, "data['\\x00'] contains U+0000"),
+    "surrogate": ({"a": "\udfff"}, "data['a'] contains a lone surrogate, which is not valid Unicode text: '\\udfff'."),
+    "surrogate key": ({"\ud800": 1}, "data['\\ud800'] contains a lone surrogate"),
+    "cycle": (cyclic(), "contains itself."),
+    "31 levels": (nested(31), "is nested deeper than 30 levels."),
+    "shared": (shared(), "data must be at most 2,097,152 bytes as JSON, and is larger."),
+    "2 MiB": ({"a": "x" * 2_097_145}, "data must be at most 2,097,152 bytes as JSON, and is larger."),
+    "2 MiB of Ä": ({"a": "Ä" * 1_500_000}, "data must be at most 2,097,152 bytes as JSON, not 3,000,008."),
+    "digits": ({"a": 10**5000}, "data['a'] is an integer with more than 4,000 digits."),
+}
+BAD_TTLS = {
+    "zero": (0, "ttl must be between 0.01 and 86400 seconds, not 0."),
+    "negative": (-1, "ttl must be between 0.01 and 86400 seconds, not -1."),
+    "9 ms": (0.009, "ttl must be between 0.01 and 86400 seconds, not 0.009."),
+    "a day and more": (86_400.1, "ttl must be between 0.01 and 86400 seconds, not 86400.1."),
+    "huge": (2**80, "ttl must be between 0.01 and 86400 seconds"),
+    "True": (True, "ttl must be a number of seconds or a timedelta, not True."),
+    "NaN": (float("nan"), "ttl must be between 0.01 and 86400 seconds, not nan."),
+    "infinity": (float("inf"), "ttl must be between 0.01 and 86400 seconds, not inf."),
+    "text": ("60", "ttl must be a number of seconds or a timedelta, not '60'."),
+    "timedelta": (timedelta(days=2), "ttl must be between 0.01 and 86400 seconds, not 172800.0."),
+}
+BAD_VERSIONS = {
+    "negative": (-1, "expected_version must be an int from 0 (no state yet), not -1."),
+    "True": (True, "expected_version must be an int from 0 (no state yet), not True."),
+    "float": (1.0, "expected_version must be an int from 0 (no state yet), not 1.0."),
+    "text": ("1", "expected_version must be an int from 0 (no state yet), not '1'."),
+}
+BAD_METADATA = {
+    "dict": ({"status": "x"}, InvalidData, "metadata must be a machine_memory.Metadata, not <dict>."),
+    "status": (Metadata(status="x" * 256), InvalidData, "metadata.status must be at most 255 characters, not 256"),
+    "source": (Metadata(source=""), InvalidData, "metadata.source must not be empty."),
+    "initiator": (Metadata(initiator="\0"), InvalidData, "metadata.initiator must not contain U+0000"),
+    "type": (Metadata(status=5), InvalidData, "metadata.status must be a str, not 5"),  # type: ignore[arg-type]
+    "parent": (Metadata(parent="x" * 513), InvalidMachineId, "metadata.parent must be at most 512 characters"),
+}
+
+
+def cases(table: dict[str, Any]) -> Any:
+    return pytest.mark.parametrize("bad", list(table.values()), ids=list(table))
+
+
+class TestBadInput:
+    """It is refused before any query, alike by every backend, and nothing is lost or changed."""
+
+    @cases(BAD_IDS)
+    def test_ids(self, store: Store, bad: Any) -> None:
+        value, message = bad
+        memory = store.memory
+        calls: list[Callable[[], Any]] = [
+            lambda: memory.read(value),
+            lambda: memory.write(value, {}),
+            lambda: memory.lock(value),
+            lambda: memory.unlock(value),
+            lambda: memory.lease(value).__enter__(),
+            lambda: memory.record(value),
+            lambda: memory.cleanup(value),
+            lambda: memory.force_unlock(value),
+            lambda: memory.children(value),
+            lambda: async_to_sync(memory.alock)(value),
+            lambda: async_to_sync(memory.aunlock)(value),
+        ]
+        with store.untouched():
+            for call in calls:
+                with pytest.raises(InvalidMachineId) as refused:
+                    call()
+                assert str(refused.value).startswith(message)
+                assert isinstance(refused.value, ValueError)
+
+    @cases(BAD_DATA)
+    def test_data(self, store: Store, bad: Any) -> None:
+        value, message = bad
+        with store.memory.lease("a") as lease:
+            lease.write({"n": 1})
+            calls: list[Callable[[], Any]] = [
+                lambda: store.memory.write("a", value),
+                lambda: lease.write(value),
+                lambda: lease.commit(value),
+            ]
+            with store.untouched("a"):
+                for call in calls:
+                    with pytest.raises(InvalidData) as refused:
+                        call()
+                    assert message in str(refused.value)
+
+    @cases(BAD_TTLS)
+    def test_ttls(self, store: Store, bad: Any) -> None:
+        value, message = bad
+        with store.memory.lease("a") as lease:
+            calls: list[Callable[[], Any]] = [
+                lambda: store.memory.lock("b", ttl=value),
+                lambda: store.memory.lease("b", ttl=value).__enter__(),
+                lambda: lease.renew(value),
+            ]
+            with store.untouched("a"):
+                for call in calls:
+                    with pytest.raises(InvalidTTL) as refused:
+                        call()
+                    assert str(refused.value).startswith(message)
+
+    @pytest.mark.parametrize("wait", [-1, True, "1", float("nan"), 86_401], ids=repr)
+    def test_waits(self, store: Store, wait: Any) -> None:
+        with store.untouched(), pytest.raises(InvalidTTL, match="^wait must be "):
+            store.memory.lease("a", wait=wait).__enter__()
+
+    @cases(BAD_VERSIONS)
+    def test_versions(self, store: Store, bad: Any) -> None:
+        value, message = bad
+        store.memory.write("a", {"n": 1})
+        with store.untouched("a"), pytest.raises(InvalidVersion) as refused:
+            store.memory.write("a", {}, expected_version=value)
+        assert str(refused.value) == message
+
+    @cases(BAD_METADATA)
+    def test_metadata(self, store: Store, bad: Any) -> None:
+        value, error, message = bad
+        store.memory.write("a", {"n": 1})
+        with store.untouched("a"), pytest.raises(error) as refused:
+            store.memory.write("a", {}, metadata=value)
+        assert str(refused.value).startswith(message)
