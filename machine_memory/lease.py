@@ -37,6 +37,8 @@ class Lease:
         self._token = token
         self._over: str | None = None
         """Why this lease is of no use any more."""
+        self._unsettled = False
+        """Whether a rollback of the caller's may undo that."""
         self._ending = threading.Lock()
         """Held while the lease is given back, so that a renewal does not meet a lease that is half gone."""
         self.id = id
@@ -117,7 +119,7 @@ class Lease:
     def _commit(self, data: dict[str, Any], metadata: Metadata | None) -> int:
         with self._ending:
             version = self._write(data, metadata, release=True)
-            self._over = "was committed"
+            self._end("was committed")
             return version
 
     def _write(self, data: dict[str, Any], metadata: Metadata | None, *, release: bool = False) -> int:
@@ -128,6 +130,13 @@ class Lease:
     def _release(self) -> bool:
         with self._ending:
             return self._memory._unlock(self.id, self)
+
+    def _end(self, reason: str) -> None:
+        self._over = self._over or reason
+        self._unsettled = self._memory._in_transaction()
+
+    def _may_be_live(self) -> bool:
+        return self._over is None or self._unsettled
 
     def _forget_if_over(self) -> None:
         if self._over:

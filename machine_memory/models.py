@@ -61,7 +61,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             raise
 
     def granted(self, id: str, *, token: str) -> Grant | None:
-        row = self.filter(pk=id).open_to(token).values_list("data", "version", "fence").first()
+        row = self.filter(pk=id, lease_token=token).values_list("data", "version", "fence").first()
         return Grant(*row) if row else None
 
     def _take(self, id: str, token: str, owner: str, ttl: float, skips: bool) -> bool:

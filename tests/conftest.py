@@ -33,7 +33,9 @@ def databases(*names: str) -> list[Any]:
         pytest.param(
             name,
             marks=[
-                pytest.mark.django_db(transaction=True, databases=[DATABASES[name]]),
+                pytest.mark.django_db(
+                    transaction=True, databases=[DATABASES[name], f"{name}-proxied"][: 1 + (name in servers.VARIABLES)]
+                ),
                 pytest.mark.skipif(name in servers.missing, reason=f"{name}: {servers.missing.get(name)}"),
             ],
         )
@@ -161,9 +163,12 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture(params=databases())
-def database(request: pytest.FixtureRequest) -> Store:
+def database(request: pytest.FixtureRequest) -> Iterator[Store]:
     request.getfixturevalue("transactional_db")
-    return Store(request.param)
+    store = Store(request.param)
+    yield store
+    if connections[store.alias].errors_occurred:
+        connections[store.alias].close()
 
 
 @pytest.fixture
@@ -224,7 +229,7 @@ class in_thread(Generic[T]):  # noqa: N801
     def _run(self) -> None:
         try:
             self._outcome.set_result(self._call())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # It is raised again where the result is wanted.
             self._outcome.set_exception(error)
         finally:
             connections.close_all()

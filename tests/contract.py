@@ -253,9 +253,7 @@ class TestWrite:
             store.memory.write("a", {"n": 2})
         assert store.memory.read("a") == {"n": 1}
 
-    def test_of_a_machine_without_state_that_somebody_else_holds_is_refused(
-        self, store: Store, worker: Worker
-    ) -> None:
+    def test_of_a_machine_without_state_that_somebody_else_holds_is_refused(self, store: Store, worker: Worker) -> None:
         worker.lock("a")
 
         with pytest.raises(LockNotHeld):
@@ -1100,7 +1098,7 @@ BAD_METADATA = {
 }
 
 
-def cases(table: dict[str, Any]) -> Any:
+def cases(table: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("bad", list(table.values()), ids=list(table))
 
 

@@ -25,7 +25,10 @@ def databases() -> dict[str, dict[str, Any]]:
             missing[name] = str(reason)
         else:
             os.environ[VARIABLES[name]] = url
-            found[name] = {"ENGINE": ENGINES[name], **_parsed(url)}
+            found[name] = {"ENGINE": ENGINES[name], "TEST": {"DEPENDENCIES": []}, **_parsed(url)}
+            # The same database, to be reached through a proxy of the tests: in plain text.
+            plain = {"sslmode": "disable"} if name == "postgresql" else {}
+            found[f"{name}-proxied"] = {**found[name], "TEST": {"MIRROR": name}, "OPTIONS": plain}
     return found
 
 

@@ -85,7 +85,7 @@ class BaseMachineMemory(MemoryVerbs):
     async def _leave(self, lease: Lease, keeper: KeepAlive | None) -> None:
         if keeper:
             await asyncio.to_thread(keeper.stop)
-        if not lease._over:
+        if lease._may_be_live():
             await lease.arelease()
 
     async def _attempt_unless_cancelled(self, id: str, ttl: float, owner: str) -> Lease | None:

@@ -1,8 +1,5 @@
 """Memory in a table of a Django database."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,6 @@ from machine_memory import sql
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.exceptions import (
-    CorruptRecord,
     InvalidConfiguration,
     LockInTransaction,
     MachineMemoryError,
@@ -48,12 +44,10 @@ class DatabaseMachineMemory(BaseMachineMemory):
         self.using = using
 
     def _read(self, id: str) -> object:
-        with _decoding(id):
-            return self._machines.filter(pk=id).values_list("data", flat=True).first()
+        return self._machines.filter(pk=id).values_list("data", flat=True).first()
 
     def _record(self, id: str) -> Record | None:
-        with _decoding(id):
-            columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
+        columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
         return Record(**self._in_utc(columns)) if columns else None
 
     def _write(
@@ -66,9 +60,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
         metadata: Metadata,
         release: bool,
     ) -> int:
-        machines = self._machines
-        connection = self._connection
-        connection.ensure_connection()
+        machines, session = self._machines, self._session()
         try:
             # A second round is for a machine that appeared or lost its lease between the statements of the first.
             for _ in range(2):
@@ -81,7 +73,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
                 if token is None and machines.write_first(id, data, metadata):
                     return 1
         except Error as failure:
-            if not connection.in_atomic_block and not _is_alive(connection):
+            if not self._in_transaction() and self._is_lost(session):
                 raise UnknownOutcome(
                     f"The reply to the write of {quoted(id)} was lost: it may have been applied."
                     " Read it back and compare versions before writing again."
@@ -92,13 +84,12 @@ class DatabaseMachineMemory(BaseMachineMemory):
         raise WriteError(f"{quoted(id)} kept changing while it was written. Nothing was changed. Lock it first.")
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
-        machines = self._machines
+        machines, session = self._machines, self._session()
         self._refuse_in_transaction(f"Locking {quoted(id)}")
         try:
-            with _decoding(id):
-                return machines.acquire(id, token=token, owner=owner, ttl=ttl)
+            return machines.acquire(id, token=token, owner=owner, ttl=ttl)
         except Error:
-            grant = None if _is_alive(self._connection) else self._claim(id, token)
+            grant = self._claim(id, token) if self._is_lost(session) else None
             if grant is None:
                 raise
             return grant
@@ -140,7 +131,10 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _may_read_again(self, failure: BaseException) -> bool:
         # A transaction that has seen an error answers nothing more: only its owner can start it anew.
-        return isinstance(failure, Error) and sql.is_transient(failure) and not self._connection.in_atomic_block
+        return isinstance(failure, Error) and sql.is_transient(failure) and not self._in_transaction()
+
+    def _in_transaction(self) -> bool:
+        return self._connection.in_atomic_block
 
     def _close(self) -> None:
         self._connection.close()
@@ -153,8 +147,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
-        if connection.errors_occurred and not connection.in_atomic_block:
-            if not _is_alive(connection):
+        if connection.connection and connection.errors_occurred and not connection.in_atomic_block:
+            if not connection.is_usable():
                 connection.close()
             connection.errors_occurred = False
         return MachineRecord.objects.using(self.using)
@@ -166,6 +160,15 @@ class DatabaseMachineMemory(BaseMachineMemory):
         except ConnectionDoesNotExist as error:
             known = ", ".join(sorted(connections))
             raise InvalidConfiguration(f"{quoted(self.using)} is not in DATABASES ({known}): see `using`.") from error
+
+    def _session(self) -> object:
+        """Return the driver's connection, opened if need be."""
+        self._connection.ensure_connection()
+        return self._connection.connection
+
+    def _is_lost(self, session: object) -> bool:
+        # After an error at the end of a transaction Django may have opened another one already.
+        return self._connection.connection is not session or not self._connection.is_usable()
 
     def _in_utc(self, columns: dict[str, Any]) -> dict[str, Any]:
         times = {name: value for name, value in columns.items() if isinstance(value, datetime)}
@@ -191,15 +194,3 @@ class DatabaseMachineMemory(BaseMachineMemory):
         )
         if reason is not None:
             raise reason
-
-
-def _is_alive(connection: BaseDatabaseWrapper) -> bool:
-    return connection.connection is not None and connection.is_usable()
-
-
-@contextmanager
-def _decoding(id: str) -> Iterator[None]:
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        raise CorruptRecord(f"The state of {quoted(id)} is not JSON: something else wrote it.") from error

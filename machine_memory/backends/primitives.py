@@ -66,6 +66,10 @@ class MemoryPrimitives(ABC):
     def _may_read_again(self, failure: BaseException) -> bool:
         return False
 
+    def _in_transaction(self) -> bool:
+        """Return whether a step of the caller's may yet undo what the last primitive did."""
+        return False
+
     def _close(self) -> None:  # noqa: B027  # Not every store has something to close.
         """Close what the calling thread alone has used."""
 

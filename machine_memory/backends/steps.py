@@ -117,7 +117,7 @@ class MemorySteps(MemoryPrimitives):
             logger.warning("could not unlock %s, its lease ends by the ttl: %s", quoted(id), type(failure).__name__)
             return False
         if lease is not None:
-            lease._over = lease._over or "was released"
+            lease._end("was released")
         return free
 
     def _ttl(self, ttl: Seconds | None) -> float:

@@ -79,7 +79,7 @@ class MemoryVerbs(MemorySteps):
         finally:
             if keeper:
                 keeper.stop()
-            if not lease._over:
+            if lease._may_be_live():
                 lease.release()
             forget(lease)
 
@@ -105,7 +105,7 @@ class MemoryVerbs(MemorySteps):
         with self._translating(errors.WriteError, "clean up", id):
             self._remove(id, token=token_of(lease))
         if lease is not None:
-            lease._over = "was cleaned up"
+            lease._end("was cleaned up")
             forget(lease)
         return True
 

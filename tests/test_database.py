@@ -1,0 +1,589 @@
+"""What holds for databases alone: transactions, connections, lost replies, clocks, and what SQL is made of."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.test import TestCase, override_settings
+
+from machine_memory import (
+    CorruptRecord,
+    DatabaseMachineMemory,
+    InvalidConfiguration,
+    LockError,
+    LockInTransaction,
+    LockLost,
+    LockNotHeld,
+    Metadata,
+    ReadError,
+    UnknownOutcome,
+    VersionConflict,
+    WriteError,
+)
+from machine_memory.models import MachineRecord
+from machine_memory.sql import StoreTime
+from tests.conftest import Store, Worker, databases, in_thread
+from tests.proxy import COMMIT, Proxy, proxied
+
+servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
+postgresql = pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
+mariadb = pytest.mark.parametrize("database", databases("mariadb"), indirect=True)
+sqlite = pytest.mark.parametrize("database", databases("sqlite"), indirect=True)
+
+
+def execute(alias: str, query: str, *params: Any) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query, params)
+        return cursor.fetchall() if cursor.description else None
+
+
+@contextlib.contextmanager
+def attempts(alias: str) -> Iterator[list[str]]:
+    """Yield the statements that are sent within, whatever becomes of them."""
+    sent: list[str] = []
+
+    def note(execute: Any, query: str, *args: Any) -> Any:
+        sent.append(query)
+        return execute(query, *args)
+
+    with connections[alias].execute_wrapper(note):
+        yield sent
+
+
+def end_session(alias: str) -> None:
+    """Let the server end the session of this thread, from another one."""
+    query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}[connections[alias].vendor]
+    ((session,),) = execute(alias, query)
+    kill = {"postgresql": f"SELECT pg_terminate_backend({session}, 5000)", "mysql": f"KILL {session}"}
+    in_thread(lambda: execute(alias, kill[connections[alias].vendor])).result()
+
+
+@contextlib.contextmanager
+def open_transaction(store: Store, *, insert: str = "", update: str = "") -> Iterator[None]:
+    """Keep a transaction of another session open that has touched a machine."""
+    ready, done = threading.Event(), threading.Event()
+
+    def keep_open() -> None:
+        with transaction.atomic(using=store.alias):
+            try:
+                if insert:
+                    store.rows._insert(insert, {})
+                store.rows.filter(pk=update).update(status="touched")
+            finally:
+                ready.set()
+            done.wait(30)
+            transaction.set_rollback(True, using=store.alias)
+
+    with in_thread(keep_open):
+        assert ready.wait(10)
+        try:
+            yield
+        finally:
+            done.set()
+
+
+@contextlib.contextmanager
+def within_a_second() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < 1
+
+
+class TestLockAnswersWithinASecond:
+    def test_while_another_transaction_works_on_the_row(self, database: Store) -> None:
+        database.memory.write("a", {})
+        with open_transaction(database, update="a"), within_a_second():
+            assert database.memory.lock("a") is False
+        assert database.memory.lock("a") is True
+
+    def test_while_another_transaction_inserts_the_row(self, database: Store) -> None:
+        with open_transaction(database, insert="a"), within_a_second():
+            assert database.memory.lock("a") is False
+        assert database.memory.lock("a") is True
+
+    @servers
+    def test_other_ids_are_free_meanwhile(self, database: Store) -> None:
+        with open_transaction(database, insert="a"), within_a_second():
+            assert database.memory.lock("b") is True
+
+    def test_the_waits_of_the_session_are_as_before(self, database: Store) -> None:
+        query = {
+            "sqlite": "PRAGMA busy_timeout",
+            "postgresql": "SHOW lock_timeout",
+            "mariadb": "SELECT @@innodb_lock_wait_timeout",
+        }[database.name]
+        before = execute(database.alias, query)
+        with open_transaction(database, insert="a"):
+            database.memory.lock("a")
+        database.memory.lock("b")
+
+        assert execute(database.alias, query) == before
+
+
+class TestTransactions:
+    def test_locking_inside_one_is_refused_with_the_ways_out(self, database: Store) -> None:
+        memory = database.memory
+        with transaction.atomic(using=database.alias):
+            with pytest.raises(LockInTransaction) as refused:
+                memory.lock("a")
+            with pytest.raises(LockInTransaction), memory.lease("a"):
+                pass
+        assert str(refused.value) == (
+            f"Locking 'a' inside an open transaction of the database '{database.alias}' is refused: nobody else would see"
+            " the lease before the commit, and a rollback would end it unnoticed. Lock outside of the transaction,"
+            " exempt the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second"
+            " alias of the same database as `using`."
+        )
+        assert database.count() == 0
+
+    def test_renewing_inside_one_is_refused(self, database: Store) -> None:
+        with database.memory.lease("a") as lease:
+            with transaction.atomic(using=database.alias), pytest.raises(LockInTransaction, match="Renewing the lease"):
+                lease.renew()
+            lease.renew()
+
+    def test_locking_without_autocommit_is_refused(self, database: Store) -> None:
+        transaction.set_autocommit(False, using=database.alias)
+        try:
+            with pytest.raises(LockInTransaction):
+                database.memory.lock("a")
+        finally:
+            transaction.rollback(using=database.alias)
+            transaction.set_autocommit(True, using=database.alias)
+
+    def test_a_write_joins_it(self, database: Store) -> None:
+        with database.memory.lease("a") as lease:
+            with transaction.atomic(using=database.alias):
+                lease.write({"n": 1})
+                in_thread(lambda: self.assert_unseen(database)).result()
+            assert database.memory.read("a") == {"n": 1}
+
+    @staticmethod
+    def assert_unseen(database: Store) -> None:
+        assert database.memory.read("a") is None
+
+    def test_a_rollback_takes_the_write_with_it(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=database.alias):
+            database.memory.write("a", {"n": 2})
+            database.memory.write("b", {"n": 1})
+            1 / 0  # noqa: B018
+        assert database.memory.read("a") == {"n": 1}
+        assert database.memory.read("b") is None
+
+    def test_a_refused_write_leaves_it_usable(self, database: Store) -> None:
+        Worker(database.memory).lock("a")
+        with transaction.atomic(using=database.alias):
+            with pytest.raises(LockNotHeld):
+                database.memory.write("a", {})
+            with pytest.raises(VersionConflict):
+                database.memory.write("b", {}, expected_version=3)
+            database.memory.write("c", {"n": 1})
+        assert database.memory.read("c") == {"n": 1}
+
+    def test_a_commit_that_is_rolled_back_still_ends_with_the_block(self, database: Store) -> None:
+        with pytest.raises(ZeroDivisionError), database.memory.lease("a") as lease:
+            with transaction.atomic(using=database.alias):
+                lease.commit({"n": 1})
+                1 / 0  # noqa: B018
+        assert database.memory.read("a") is None
+        assert list(database.memory.held_locks()) == []
+
+    def test_a_second_alias_of_the_same_database_can_lock_within(self, database: Store) -> None:
+        if database.name == "sqlite":
+            return self.assert_that_sqlite_has_one_writer(database)
+        with proxied(database.alias) as (alias, _), transaction.atomic(using=database.alias):
+            execute(database.alias, "SELECT 1")
+            assert DatabaseMachineMemory(using=alias).lock("a") is True
+            assert in_thread(lambda: database.memory.lock("a")).result() is False
+        return None
+
+    @staticmethod
+    def assert_that_sqlite_has_one_writer(database: Store) -> None:
+        with transaction.atomic(using=database.alias):
+            database.memory.write("b", {})
+            assert in_thread(lambda: database.memory.lock("a")).result() is False
+
+
+class TestInsideATestCase(TestCase):
+    databases = {"default"}
+
+    def test_its_own_transaction_does_not_count(self) -> None:
+        memory = DatabaseMachineMemory()
+        with memory.lease("a") as lease:
+            lease.renew()
+            assert lease.commit({"n": 1}) == 1
+        assert memory.lock("a") is True
+        with transaction.atomic(), pytest.raises(LockInTransaction):
+            memory.lock("b")
+
+
+class TestConnections:
+    @servers
+    def test_a_read_recovers_from_a_session_that_was_ended(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        end_session(database.alias)
+
+        assert database.memory.read("a") == {"n": 1}
+
+    @servers
+    def test_a_write_makes_one_attempt_and_the_next_call_recovers(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        end_session(database.alias)
+        with attempts(database.alias) as queries, pytest.raises(UnknownOutcome):
+            database.memory.write("a", {"n": 2})
+
+        assert len([query for query in queries if query.startswith("UPDATE")]) <= 1
+        assert database.memory.write("a", {"n": 3}) == 2
+
+    @servers
+    def test_a_lock_fails_and_the_next_one_recovers(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        end_session(database.alias)
+
+        with pytest.raises(LockError, match="The store failed to lock 'a'"):
+            database.memory.lock("a")
+        assert database.memory.lock("a") is True
+
+    @servers
+    def test_unlock_says_false_and_logs_and_can_be_repeated(
+        self, database: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        database.memory.lock("a")
+        end_session(database.alias)
+        with caplog.at_level(logging.WARNING, logger="machine_memory"):
+            assert database.memory.unlock("a") is False
+
+        assert caplog.messages == ["could not unlock 'a', its lease ends by the ttl: OperationalError"]
+        assert database.memory.unlock("a") is True
+        assert list(database.memory.held_locks()) == []
+
+    @servers
+    def test_a_read_inside_a_transaction_is_not_retried(self, database: Store) -> None:
+        with pytest.raises(ReadError, match="The store failed to read 'a'") as failed:
+            with transaction.atomic(using=database.alias):
+                end_session(database.alias)
+                with attempts(database.alias) as queries:
+                    database.memory.read("a")
+        assert len(queries) == 1
+        assert failed.value.__cause__ is not None
+
+    def test_a_healthy_one_is_kept_whatever_conn_max_age_says(self, database: Store) -> None:
+        connection = connections[database.alias]
+        assert connection.settings_dict["CONN_MAX_AGE"] == 0
+        database.memory.read("a")
+        before = connection.connection
+        with open_transaction(database, insert="a"):
+            database.memory.lock("a")
+        with database.memory.lease("a") as lease:
+            lease.commit({})
+
+        assert connection.connection is before
+
+    @postgresql
+    def test_keeping_alive_leaves_no_session_behind(self, database: Store) -> None:
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        before = execute(database.alias, sessions)
+        with database.memory.lease("a", ttl=0.3, keep_alive=True) as lease:
+            database.wait_until(lambda: execute(database.alias, sessions) > before)
+            assert lease.remaining
+        database.wait_until(lambda: execute(database.alias, sessions) == before)
+
+
+class TestLostReplies:
+    @pytest.fixture
+    def proxy(self, database: Store) -> Iterator[Proxy]:
+        with proxied(database.alias) as (alias, proxy):
+            self.memory = DatabaseMachineMemory(using=alias)
+            self.memory.read("warm up")
+            yield proxy
+
+    @servers
+    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, database: Store, proxy: Proxy) -> None:
+        database.memory.write("a", {"n": 1})
+        proxy.before = COMMIT[database.name]
+        with pytest.raises(UnknownOutcome, match="The reply to the write of 'a' was lost: it may have been applied."):
+            self.memory.write("a", {"n": 2})
+
+        assert database.memory.read("a") == {"n": 1}
+
+    @servers
+    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, database: Store, proxy: Proxy) -> None:
+        self.memory.write("a", {"n": 1})
+        proxy.after = COMMIT[database.name]
+        with pytest.raises(UnknownOutcome):
+            self.memory.write("a", {"n": 2})
+        proxy.after = None
+
+        record = self.memory.record("a")
+        assert record
+        assert (record.data, record.version) == ({"n": 2}, 2)
+
+    @servers
+    def test_a_lease_whose_grant_was_lost_is_claimed(self, database: Store, proxy: Proxy) -> None:
+        self.memory.write("a", {"n": 1})
+        proxy.after = COMMIT[database.name]
+        with self.memory.lease("a") as lease:
+            proxy.after = None
+            assert proxy.connections == 2
+            assert (lease.data, lease.version) == ({"n": 1}, 1)
+            assert database.memory.lock("a") is False
+            assert lease.commit({"n": 2}) == 2
+        assert database.memory.read("a") == {"n": 2}
+
+    @servers
+    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, database: Store, proxy: Proxy) -> None:
+        self.memory.write("a", {"n": 1})
+        proxy.before = COMMIT[database.name]
+        with pytest.raises(LockError):
+            self.memory.lock("a")
+
+        assert database.memory.lock("a") is True
+
+    @servers
+    def test_a_read_whose_reply_was_lost_is_repeated(self, database: Store, proxy: Proxy) -> None:
+        database.memory.write("a", {"n": 1})
+        proxy.after = b"SELECT"
+        self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
+
+        assert self.memory.read("a") == {"n": 1}
+        assert proxy.connections == 2
+
+    @servers
+    def test_a_store_that_is_down_is_an_error_after_three_attempts_to_read(
+        self, database: Store, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.memory.lock("a")
+        connections[self.memory.using].close()
+        proxy.refuse()
+        waits: list[float] = []
+        self.memory._retrying.sleep = waits.append
+
+        with pytest.raises(ReadError, match=r"The store failed to read 'a' \(OperationalError\)"):
+            self.memory.read("a")
+        assert len(waits) == 2
+        assert 0.05 <= waits[0] <= 0.1
+        assert 0.1 <= waits[1] <= 0.15
+        with pytest.raises(LockError):
+            self.memory.lock("b")
+        with pytest.raises(WriteError) as failed:
+            self.memory.write("a", {})
+        assert type(failed.value) is WriteError
+        with pytest.raises(WriteError):
+            self.memory.cleanup("a")
+        with pytest.raises(LockError):
+            self.memory.force_unlock("a")
+        with pytest.raises(ReadError):
+            next(self.memory.held_locks())
+        assert self.memory.unlock("a") is False
+
+
+class TestErrors:
+    def test_what_retrying_cannot_mend_is_not_retried(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        database.memory.read("a")
+        monkeypatch.setattr(MachineRecord._meta, "db_table", "absent")
+        with attempts(database.alias) as queries, pytest.raises(ReadError):
+            database.memory.read("a")
+        assert len(queries) == 1
+
+    @pytest.mark.parametrize("stored", ["[1]", '"text"', "5"])
+    def test_a_state_that_is_no_object_is_corrupt_and_a_write_mends_it(self, database: Store, stored: str) -> None:
+        memory = database.memory
+        memory.write("a", {"n": 1})
+        execute(database.alias, f"UPDATE {MachineRecord._meta.db_table} SET data = %s", stored)
+
+        with pytest.raises(CorruptRecord, match="The state of 'a' is a (list|str|int), not a JSON object"):
+            memory.read("a")
+        with pytest.raises(CorruptRecord):
+            memory.record("a")
+        with pytest.raises(CorruptRecord), memory.lease("a"):
+            pass
+        assert memory.lock("a") is True
+        assert memory.write("a", {"n": 2}) == 2
+        assert memory.read("a") == {"n": 2}
+
+    @sqlite
+    def test_a_state_that_is_no_json_is_corrupt_too(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        execute("default", "PRAGMA ignore_check_constraints = ON")
+        execute("default", f"UPDATE {MachineRecord._meta.db_table} SET data = '{{'")
+        execute("default", "PRAGMA ignore_check_constraints = OFF")
+
+        with pytest.raises(CorruptRecord, match="The state of 'a' is a str, not a JSON object"):
+            database.memory.read("a")
+
+    @sqlite
+    def test_an_unknown_alias_is_a_wrong_configuration(self, database: Store) -> None:
+        with pytest.raises(InvalidConfiguration, match=r"'nowhere' is not in DATABASES \(default.*\): see `using`."):
+            DatabaseMachineMemory(using="nowhere").read("a")
+
+    @sqlite
+    def test_a_row_that_cannot_be_inserted_for_another_reason_is_an_error(self, database: Store) -> None:
+        execute(
+            "default",
+            "CREATE TRIGGER full BEFORE INSERT ON %s BEGIN SELECT RAISE(ABORT, 'full'); END"
+            % MachineRecord._meta.db_table,
+        )
+        try:
+            with pytest.raises(WriteError, match=r"The store failed to write 'a' \(IntegrityError\)"):
+                database.memory.write("a", {})
+            with pytest.raises(LockError):
+                database.memory.lock("a")
+        finally:
+            execute("default", "DROP TRIGGER full")
+
+    @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+    @servers
+    def test_a_write_that_had_to_wait_for_another_one_is_a_conflict(self, database: Store, isolation: str) -> None:
+        database.memory.write("a", {"n": 1})
+        waiting = {
+            "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+            "mariadb": "SELECT 1 FROM information_schema.processlist WHERE info LIKE 'UPDATE%%'",
+        }[database.name]
+
+        def write() -> None:
+            level = {
+                "postgresql": f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}",
+                "mariadb": f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}",
+            }[database.name]
+            execute(database.alias, level)
+            with pytest.raises(VersionConflict, match="'a' is at version 2, not 1"):
+                database.memory.write("a", {"n": 3}, expected_version=1)
+
+        with transaction.atomic(using=database.alias):
+            database.memory.write("a", {"n": 2})
+            thread = in_thread(write)
+            in_thread(lambda: database.wait_until(lambda: execute(database.alias, waiting))).result()
+        thread.result()
+        assert database.memory.read("a") == {"n": 2}
+
+    def test_a_machine_that_keeps_changing_is_an_error_in_the_end(
+        self, database: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(type(database.rows), "write_first", lambda *args: False)
+
+        with pytest.raises(WriteError, match="'a' kept changing while it was written. Nothing was changed."):
+            database.memory.write("a", {})
+
+    def test_two_first_writes_at_once_are_both_accepted(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = type(database.rows)
+        insert = rows.write_first
+
+        def late(self: Any, *args: Any) -> bool:
+            monkeypatch.undo()
+            in_thread(lambda: database.memory.write("a", {"by": "other"})).result()
+            return insert(self, *args)
+
+        monkeypatch.setattr(rows, "write_first", late)
+        assert database.memory.write("a", {"by": "test"}) == 2
+        assert database.memory.read("a") == {"by": "test"}
+
+
+class TestClock:
+    def test_the_clock_of_this_host_decides_nothing(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = time.time
+        worker = Worker(database.memory)
+        database.memory.lock("a", ttl=60)
+        for hours in (-1, 1):
+            monkeypatch.setattr(time, "time", lambda shift=hours * 3600: now() + shift)
+            assert worker.lock("a") is False
+        assert database.memory.write("a", {}) == 1
+
+    @pytest.mark.parametrize("settings", [{"USE_TZ": True}, {"USE_TZ": False}], ids=["USE_TZ", "no USE_TZ"])
+    @servers
+    def test_the_time_zone_of_the_session_changes_nothing(self, database: Store, settings: dict[str, bool]) -> None:
+        connections[database.alias].close()
+        with override_settings(TIME_ZONE="Asia/Kolkata", **settings):
+            if database.name == "mariadb":
+                execute(database.alias, "SET time_zone = '-07:00'")
+            database.memory.lock("a", ttl=60)
+            (info,) = database.memory.held_locks()
+            assert Worker(database.memory).lock("a") is False
+            database.memory.write("a", {})
+            record = database.memory.record("a")
+        connections[database.alias].close()
+
+        assert record
+        for moment in (info.locked_at, info.expires_at - timedelta(seconds=60), record.created_at, record.written_at):
+            assert moment.tzinfo is UTC
+            assert abs(moment - datetime.now(UTC)) < timedelta(seconds=5)
+
+    def test_an_expiry_equal_to_now_is_expired(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        noon = {"sqlite": "'2030-01-01 12:00:00'"}.get(database.name, "TIMESTAMP '2030-01-01 12:00:00'")
+        for vendor in ("as_sqlite", "as_postgresql", "as_mysql"):
+            monkeypatch.setattr(StoreTime, vendor, lambda *args, **context: (noon, ()))
+        worker = Worker(database.memory)
+        assert database.memory.lock("a") is True
+        with pytest.raises(LockLost):
+            database.memory.write("a", {})
+        assert list(database.memory.held_locks()) == []
+        assert [database.rows.expired().count(), database.rows.held().count()] == [1, 0]
+        assert worker.lock("a") is True
+        assert database.rows.free().count() == 0
+
+    @postgresql
+    def test_a_lock_gets_its_full_ttl_however_old_the_transaction_of_the_row_is(self, database: Store) -> None:
+        with override_settings():
+            database.memory.lock("a", ttl=60)
+        ((left,),) = execute(
+            database.alias,
+            f"SELECT extract(epoch FROM lease_expires_at - clock_timestamp()) FROM {MachineRecord._meta.db_table}",
+        )
+        assert 55 < left <= 60
+
+
+class Elsewhere:
+    """A router that sends everything to a database that is not there."""
+
+    def db_for_read(self, *args: Any, **hints: Any) -> str:
+        return "elsewhere"
+
+    db_for_write = db_for_read
+
+
+def test_everything_goes_to_the_alias_of_the_memory(database: Store) -> None:
+    with override_settings(DATABASE_ROUTERS=[Elsewhere()]):
+        with database.memory.lease("a") as lease:
+            lease.write({"n": 1}, metadata=Metadata(parent="p"))
+            assert database.memory.read("a") == {"n": 1}
+        assert database.memory.children("p") == ["a"]
+
+
+@servers
+def test_acquiring_skips_rows_that_others_have_locked(database: Store) -> None:
+    database.memory.read("a")
+    with attempts(database.alias) as queries:
+        database.memory.lock("a")
+    assert "FOR UPDATE SKIP LOCKED" in queries[0]
+
+
+def test_another_memory_of_the_same_table_is_not_the_holder(database: Store) -> None:
+    database.memory.lock("a")
+
+    with pytest.raises(LockNotHeld):
+        database.new_memory().write("a", {})
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (lambda rows: rows.held(), "machine_lease"),
+        (lambda rows: rows.expired(), "machine_lease"),
+        (lambda rows: rows.children_of("p"), "machine_parent"),
+        (lambda rows: rows.tree_of("p"), "machine_root"),
+    ],
+    ids=["held", "expired", "children", "tree"],
+)
+def test_what_lists_machines_has_an_index(database: Store, query: Any, index: str) -> None:
+    if database.name == "postgresql":
+        execute(database.alias, "SET enable_seqscan = off")
+    plan = query(database.rows).order_by().values("pk").explain()
+    if database.name == "postgresql":
+        execute(database.alias, "RESET enable_seqscan")
+    assert index in plan
