@@ -1,5 +1,6 @@
 """Durable workflow state with a lease lock: one record, one atomic step, for Django."""
 
+from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.database import DatabaseMachineMemory
 from machine_memory.backends.simple import SimpleMachineMemory
 from machine_memory.exceptions import (
@@ -28,6 +29,7 @@ from machine_memory.records import LockInfo, Metadata, Record
 
 __all__ = [
     "DEFAULT_MEMORY_ALIAS",
+    "BaseMachineMemory",
     "CorruptRecord",
     "DatabaseMachineMemory",
     "InvalidConfiguration",

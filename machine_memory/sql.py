@@ -82,7 +82,7 @@ def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
 
 @contextmanager
 def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s at first."""
+    """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s."""
     with ExitStack() as undo:
         if connection.vendor == "sqlite":
             before = _fetch(connection, "PRAGMA busy_timeout")

@@ -15,8 +15,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from machine_memory import DatabaseMachineMemory, SimpleMachineMemory
-from machine_memory.backends.base import BaseMachineMemory
+from machine_memory import BaseMachineMemory, DatabaseMachineMemory, SimpleMachineMemory
 from machine_memory.models import MachineQuerySet, MachineRecord
 from machine_memory.sql import StoreTime
 from tests import servers

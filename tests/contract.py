@@ -507,8 +507,8 @@ class TestLease:
     def test_the_time_that_remains_is_conservative_and_never_negative(self, store: Store) -> None:
         with store.memory.lease("a", ttl=60) as lease:
             assert 59 < lease.remaining <= 60
-        with store.memory.lease("a", ttl=0.01) as lease:
-            threading.Event().wait(0.02)
+        with store.memory.lease("a", ttl=0.2) as lease:
+            threading.Event().wait(0.21)
             assert lease.remaining == 0
 
     def test_its_fence_and_owner_are_those_that_others_see(self, store: Store) -> None:
@@ -1046,7 +1046,7 @@ BAD_IDS = {
     "NUL": ("a\0b", "id must not contain U+0000: 'a\\x00b'"),
     "surrogate": ("a\ud800", "id must not contain a lone surrogate: 'a\\ud800'"),
 }
-BAD_DATA = {
+BAD_DATA: dict[str, Any] = {
     "None": (None, "data must be a dict of JSON values, not None."),
     "list": ([], "data must be a dict of JSON values, not <list>."),
     "text": ("{}", "data must be a dict of JSON values, not '{}'."),

@@ -16,8 +16,8 @@ COMMIT = {"postgresql": b"COMMIT\x00", "mariadb": b"\x03COMMIT"}
 class Proxy:
     """Pass bytes on between clients and a server, on the loopback interface.
 
-    ``before``: end the connection when a client sends this, without passing it on. ``after``: pass it on, wait until the
-    server answers, and end the connection without passing the answer on.
+    ``before``: end the connection when a client sends this, without passing it on. ``after``: pass it on, wait for the
+    server's answer, and end the connection without passing that on.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:

@@ -17,9 +17,12 @@ class Event:
 
 class Outcome(TextChoices):
     HANDLED = "handled"
-    EARLY = "early", "early: remembered until its turn comes"
-    DUPLICATE = "duplicate", "duplicate: ignored"
-    DENIED = "denied", "denied: sent back"
+    EARLY = "early"
+    """Remembered, and applied when its turn comes."""
+    DUPLICATE = "duplicate"
+    """Ignored: it was handled before."""
+    DENIED = "denied"
+    """Sent back: somebody else has the machine, and nothing was changed."""
 
 
 class Step(TextChoices):

@@ -64,9 +64,9 @@ class KillQuerySet(models.QuerySet["Kill"]):
 
 
 class Kill(models.Model):
-    """A planned death: whoever has the lease of an order at this version is killed at this step, once.
+    """A planned death: the worker that takes this step with an order at this version is killed, and only the first.
 
-    Every version of every order is passed through at both steps, so each plan comes true.
+    Every order is locked at each version and written to the next one, so that each plan comes true.
     """
 
     order = models.CharField(max_length=100)

@@ -5,8 +5,7 @@ from typing import Any
 
 from example_project.fulfilment.events import Event, Outcome, Result, Step
 from example_project.fulfilment.workflow import Workflow
-from machine_memory import Lease, LockDenied, LockLost
-from machine_memory.backends.base import BaseMachineMemory
+from machine_memory import BaseMachineMemory, Lease, LockDenied, LockLost
 
 Observer = Callable[[Step, Lease], None]
 
@@ -46,7 +45,7 @@ class Orchestrator:
         self._ttl = ttl
 
     def handle(self, event: Event) -> Result:
-        """Handle an event, once however often it comes. ``DENIED``: nothing was changed, it is to come again later."""
+        """Handle an event, once however often it comes; one that is ``DENIED`` has to come again."""
         try:
             with self._memory.lease(event.subject, ttl=self._ttl) as lease:
                 self._observe(Step.LOCKED, lease)
@@ -58,6 +57,7 @@ class Orchestrator:
                 self._observe(Step.WRITTEN, lease)
                 return Result(outcome, lease.version)
         except (LockDenied, LockLost):
+            # Another worker has the machine, or took it over while this one was slow: its write was refused.
             return Result(Outcome.DENIED)
 
     def _begin(self, event: Event) -> dict[str, Any]:

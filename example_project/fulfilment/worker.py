@@ -13,7 +13,7 @@ EXECUTION_UNITS = 1
 LEASE_TTL = 2.0
 """Seconds: hundreds of times what a cycle takes, and how long the order of a worker that died has to wait."""
 BATCH = 5
-PAUSE = 0.05
+PAUSE = 0.2
 """Seconds to wait where every order of a batch was somebody else's."""
 
 

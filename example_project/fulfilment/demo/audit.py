@@ -1,7 +1,7 @@
 """Compare what the workers acknowledged with what the machines remember."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from example_project.fulfilment.events import Outcome
@@ -58,18 +58,31 @@ def _is_taken_over(kill: Kill, record: Record | None) -> bool:
     return record is not None and kill.fence is not None and record.fence > kill.fence
 
 
-def _lost(order: str, record: Record | None, deliveries: Iterable[Delivery]) -> Iterator[str]:
+def _lost(order: str, record: Record | None, deliveries: list[Delivery]) -> list[str]:
     if record is None:
-        yield f"{order} has no state."
-        return
+        return [f"{order} has no state."]
     history = _history(record)
-    if record.version != len(history):
-        yield f"{order} is at version {record.version}, and remembers {len(history)} events."
+    # A lost update also moves those after it, which are not to be counted again.
+    return [*_missing(history, deliveries), *_doubled(history)] or [*_misplaced(record, history, deliveries)]
+
+
+def _missing(history: list[str], deliveries: list[Delivery]) -> Iterator[str]:
+    acknowledged = {delivery.event: delivery.worker for delivery in deliveries if delivery.handled_at}
+    for event, worker in acknowledged.items():
+        if event not in history:
+            yield f"{event} was acknowledged by {worker}, and is lost."
+
+
+def _doubled(history: list[str]) -> Iterator[str]:
     for event, times in Counter(history).items():
         if times > 1:
             yield f"{event} was handled {times} times."
+
+
+def _misplaced(record: Record, history: list[str], deliveries: list[Delivery]) -> Iterator[str]:
+    if record.version != len(history):
+        yield f"{record.id} is at version {record.version}, and remembers {len(history)} events."
     for delivery in deliveries:
-        if delivery.event not in history:
-            yield f"{delivery.event} was acknowledged by {delivery.worker} as {delivery.outcome}, and is lost."
-        elif delivery.outcome != Outcome.DUPLICATE and history.index(delivery.event) + 1 != delivery.version:
-            yield f"{delivery.event} was written as version {delivery.version}, which now is another event."
+        wrote = delivery.outcome in {Outcome.HANDLED, Outcome.EARLY}
+        if wrote and history.index(delivery.event) + 1 != delivery.version:
+            yield f"{delivery.event} was written as version {delivery.version}, which is another event now."

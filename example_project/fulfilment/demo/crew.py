@@ -18,7 +18,7 @@ FAREWELL = 10
 
 
 class WorkerProcess:
-    """A fresh interpreter at work. It ends when its input does: so it never outlives this process, whatever ends that."""
+    """A fresh interpreter at work. It ends when its input does, so it never outlives this process, whatever ends it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,6 +40,7 @@ class WorkerProcess:
         return self._output.read().decode(errors="replace").strip()
 
     def dismiss(self) -> None:
+        """Tell it to end, without waiting until it has."""
         if self._process.stdin:
             self._process.stdin.close()
 
@@ -81,8 +82,9 @@ class Crew:
                 self._hire()
             elif worker.status() != 0:
                 raise CommandError(f"{worker.name} ended with status {worker.status()}.\n{worker.output()}")
-            worker.wait()
             self._workers.remove(worker)
+            worker.dismiss()
+            worker.wait()
         return bool(self._workers)
 
     def _hire(self) -> None:

@@ -1,5 +1,7 @@
 """What the demo says at its end."""
 
+from collections.abc import Iterator
+
 from rich.box import ROUNDED
 from rich.console import Console
 from rich.table import Table
@@ -16,18 +18,20 @@ def report(console: Console, audit: Audit, *, orders: int) -> None:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    deaths = ", ".join(f"{audit.kills[step]} {step.label}" for step in Step)
-    table.add_row("Orders completed", f"{audit.completed:,}", f"of {orders:,}")
-    table.add_row(
-        "Events handled",
-        f"{audit.handled:,}",
-        f"{audit.outcomes[Outcome.EARLY]:,} came early and waited for their turn",
-    )
-    table.add_row("Duplicates ignored", f"{audit.outcomes[Outcome.DUPLICATE]:,}", "delivered again, and written once")
-    table.add_row("Locks denied", f"{audit.denied:,}", "somebody else had the order: sent back")
-    table.add_row("Workers killed", f"{audit.kills.total():,}", deaths)
-    table.add_row("Leases taken over", f"{audit.taken_over:,}", "from the dead, once they had expired")
-    table.add_row("Lost updates", f"{len(audit.lost):,}", "", style="red" if audit.lost else "green")
+    for what, number, note in _rows(audit, orders):
+        table.add_row(what, f"{number:,}", note)
+    table.rows[-1].style = "red" if audit.lost else "green"
     console.print(table)
     for sentence in audit.lost[:SPELT_OUT]:
         console.print(f"  {sentence}", style="red", markup=False)
+
+
+def _rows(audit: Audit, orders: int) -> Iterator[tuple[str, int, str]]:
+    deaths = ", ".join(f"{audit.kills[step]:,} {step.label}" for step in Step)
+    yield "Orders completed", audit.completed, f"of {orders:,}"
+    yield "Events handled", audit.handled, f"{audit.outcomes[Outcome.EARLY]:,} came early and waited for their turn"
+    yield "Duplicates ignored", audit.outcomes[Outcome.DUPLICATE], "delivered again, written once"
+    yield "Locks denied", audit.denied, "somebody else had the order: sent back"
+    yield "Workers killed", audit.kills.total(), deaths
+    yield "Leases taken over", audit.taken_over, "from the dead, once they had expired"
+    yield "Lost updates", len(audit.lost), "acknowledged and missing, or made twice"

@@ -31,7 +31,7 @@ class Command(BaseCommand):
         self.stdout.ending = ""  # Rich ends its lines itself.
         console = Console(file=cast(IO[str], self.stdout), no_color=options["no_color"], highlight=False)
         call_command("migrate", verbosity=0, interactive=False)
-        console.print(f"{orders:,} orders, {workers} workers, of which {kill} die in mid-lease (--seed {seed})")
+        console.print(f"Orders: {orders:,}, workers: {workers}, workers to be killed: {kill}, seed: {seed}")
         try:
             with memory.lease("demo", ttl=ALONE, keep_alive=True):
                 audit = run(console, orders=orders, workers=workers, kills=kill, seed=seed)
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             raise CommandError("Interrupted. Every worker has ended.", returncode=130) from None
         report(console, audit, orders=orders)
         if not audit.passed(orders=orders, kills=kill):
-            raise CommandError("Not every order is complete, or an update was lost.")
+            raise CommandError("An order is not complete, a lease was not taken over, or an update was lost.")
         console.print("Look next: python manage.py createsuperuser")
         console.print("           python manage.py runserver, and http://127.0.0.1:8000/admin/")
 
