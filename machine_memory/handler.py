@@ -10,7 +10,7 @@ from django.utils.connection import ConnectionProxy
 from django.utils.module_loading import import_string
 
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.exceptions import InvalidConfiguration, MachineMemoryError
+from machine_memory.exceptions import InvalidConfiguration
 from machine_memory.validation import quoted
 
 DEFAULT_MEMORY_ALIAS = "default"
@@ -48,10 +48,7 @@ class MemoryHandler:
 
 
 def _configured() -> Mapping[str, Any]:
-    memories = getattr(settings, "MACHINE_MEMORIES", {DEFAULT_MEMORY_ALIAS: {}})
-    if not isinstance(memories, Mapping):
-        raise InvalidConfiguration(f"MACHINE_MEMORIES must be a dict of aliases, not {quoted(memories)}.")
-    return memories
+    return _mapping(getattr(settings, "MACHINE_MEMORIES", {DEFAULT_MEMORY_ALIAS: {}}), "MACHINE_MEMORIES")
 
 
 def _build(alias: str) -> BaseMachineMemory:
@@ -60,17 +57,29 @@ def _build(alias: str) -> BaseMachineMemory:
     if alias not in memories:
         known = ", ".join(quoted(name) for name in memories) or "none"
         raise InvalidConfiguration(f"{setting} is missing. Configured: {known}.")
-    if not isinstance(memories[alias], Mapping):
-        raise InvalidConfiguration(f"{setting} must be a dict, not {quoted(memories[alias])}.")
-    params = dict(memories[alias])
-    path, options = params.pop("BACKEND", DEFAULT_BACKEND), params.pop("OPTIONS", {})
+    params = dict(_mapping(memories[alias], setting))
+    backend = _backend(params.pop("BACKEND", DEFAULT_BACKEND), f"{setting}['BACKEND']")
+    options = _mapping(params.pop("OPTIONS", {}), f"{setting}['OPTIONS']")
     try:
-        backend = import_string(path)
-        return cast(BaseMachineMemory, backend(**{name.lower(): value for name, value in params.items()}, **options))
-    except ImportError as error:
-        raise InvalidConfiguration(f"{setting}['BACKEND']: {error}") from error
-    except (TypeError, MachineMemoryError) as error:
+        return backend(**{name.lower(): value for name, value in params.items()}, **options)
+    except (TypeError, InvalidConfiguration) as error:
         raise InvalidConfiguration(f"{setting}: {error}") from error
+
+
+def _backend(path: object, setting: str) -> type[BaseMachineMemory]:
+    try:
+        backend = import_string(path) if isinstance(path, str) else None
+    except ImportError as error:
+        raise InvalidConfiguration(f"{setting}: {error}") from error
+    if not (isinstance(backend, type) and issubclass(backend, BaseMachineMemory)):
+        raise InvalidConfiguration(f"{setting} must be the dotted path of a memory, not {quoted(path)}.")
+    return backend
+
+
+def _mapping(value: object, setting: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidConfiguration(f"{setting} must be a dict, not {quoted(value)}.")
+    return value
 
 
 memories = MemoryHandler()

@@ -26,15 +26,20 @@ DATABASES = {"sqlite": "default", "postgresql": "postgresql", "mariadb": "mariad
 """The aliases that the databases have in the settings of the tests."""
 
 
+TESTED = [name for name in DATABASES if name not in servers.missing]
+
+
+def aliases(name: str) -> list[str]:
+    return [DATABASES[name], f"{name}-proxied"] if name in servers.VARIABLES else [DATABASES[name]]
+
+
 def databases(*names: str) -> list[Any]:
     """Return a parameter per database; one that is not there is skipped and says why."""
     return [
         pytest.param(
             name,
             marks=[
-                pytest.mark.django_db(
-                    transaction=True, databases=[DATABASES[name], f"{name}-proxied"][: 1 + (name in servers.VARIABLES)]
-                ),
+                pytest.mark.django_db(transaction=True, databases=aliases(name)),
                 pytest.mark.skipif(name in servers.missing, reason=f"{name}: {servers.missing.get(name)}"),
             ],
         )
@@ -44,12 +49,8 @@ def databases(*names: str) -> list[Any]:
 
 def pytest_configure() -> None:
     required = filter(None, os.environ.get("MACHINE_MEMORY_REQUIRE", "").split(","))
-    if absent := [f"{name} ({servers.missing.get(name, 'unknown')})" for name in required if name not in tested()]:
+    if absent := [f"{name} ({servers.missing.get(name, 'unknown')})" for name in required if name not in TESTED]:
         raise pytest.UsageError(f"MACHINE_MEMORY_REQUIRE: not there: {', '.join(absent)}")
-
-
-def tested() -> list[str]:
-    return ["sqlite", *(name for name in servers.VARIABLES if name not in servers.missing)]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

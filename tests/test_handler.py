@@ -1,0 +1,129 @@
+"""The memories that the settings name."""
+
+import threading
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from machine_memory import DatabaseMachineMemory, InvalidConfiguration, SimpleMachineMemory, memories, memory
+
+SIMPLE = "machine_memory.backends.simple.SimpleMachineMemory"
+
+
+def configured(**aliases: Any) -> Any:
+    return override_settings(MACHINE_MEMORIES=aliases)
+
+
+def test_without_settings_the_default_database_is_the_memory(settings: Any) -> None:
+    del settings.MACHINE_MEMORIES
+
+    default = memories["default"]
+    assert isinstance(default, DatabaseMachineMemory)
+    assert (default.using, default.lock_ttl) == ("default", 120)
+    assert list(memories) == ["default"]
+
+
+def test_the_singular_is_the_default_one() -> None:
+    with configured(default={"BACKEND": SIMPLE, "LOCK_TTL": 7}):
+        assert memory.lock_ttl == 7
+        assert memory.lock("a") is True
+        assert [info.id for info in memories["default"].held_locks()] == ["a"]
+
+
+def test_keys_and_options_become_arguments() -> None:
+    options = {"LOCK_TTL": 60, "MAX_DATA_BYTES": 1000, "MAX_DATA_DEPTH": 3, "REQUIRE_LEASE": True}
+    with configured(other={**options, "OPTIONS": {"using": "elsewhere"}}):
+        other = memories["other"]
+
+    assert isinstance(other, DatabaseMachineMemory)
+    assert (other.using, other.lock_ttl, other.max_data_bytes) == ("elsewhere", 60, 1000)
+    assert (other.max_data_depth, other.require_lease) == (3, True)
+
+
+def test_there_is_one_instance_for_all_threads() -> None:
+    barrier = threading.Barrier(8)
+    found = []
+
+    def find() -> None:
+        barrier.wait(10)
+        found.append(memories["default"])
+
+    with configured(default={"BACKEND": SIMPLE}):
+        threads = [threading.Thread(target=find) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_settings_are_read_when_used_and_never_written() -> None:
+    setting = {"BACKEND": SIMPLE, "LOCK_TTL": 5, "OPTIONS": {}}
+    with configured(default=setting):
+        first = memories["default"]
+        with configured(default={"BACKEND": SIMPLE, "LOCK_TTL": 6}):
+            assert memories["default"].lock_ttl == 6
+        assert memories["default"].lock_ttl == 5
+        assert memories["default"] is not first
+    assert setting == {"BACKEND": SIMPLE, "LOCK_TTL": 5, "OPTIONS": {}}
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        ([], "MACHINE_MEMORIES must be a dict, not <list>."),
+        ({}, "MACHINE_MEMORIES['default'] is missing. Configured: none."),
+        ({"other": {}}, "MACHINE_MEMORIES['default'] is missing. Configured: 'other'."),
+        ({"default": None}, "MACHINE_MEMORIES['default'] must be a dict, not None."),
+        (
+            {"default": {"BACKEND": "nowhere.Memory"}},
+            "MACHINE_MEMORIES['default']['BACKEND']: No module named 'nowhere'",
+        ),
+        (
+            {"default": {"BACKEND": 5}},
+            "MACHINE_MEMORIES['default']['BACKEND'] must be the dotted path of a memory, not 5.",
+        ),
+        (
+            {"default": {"BACKEND": "datetime.date"}},
+            "MACHINE_MEMORIES['default']['BACKEND'] must be the dotted path of a ",
+        ),
+        ({"default": {"LOCK_TTL": None}}, "MACHINE_MEMORIES['default']: LOCK_TTL must be a number of seconds or a "),
+        ({"default": {"LOCK_TTL": 0}}, "MACHINE_MEMORIES['default']: LOCK_TTL must be between 0.01 and 86400 seconds"),
+        (
+            {"default": {"READ_ATTEMPTS": 0}},
+            "MACHINE_MEMORIES['default']: READ_ATTEMPTS must be a positive int, not 0.",
+        ),
+        (
+            {"default": {"READ_BUDGET": float("nan")}},
+            "MACHINE_MEMORIES['default']: READ_BUDGET must be a positive float",
+        ),
+        ({"default": {"MAX_DATA_BYTES": True}}, "MACHINE_MEMORIES['default']: MAX_DATA_BYTES must be a positive int"),
+        ({"default": {"MAX_DATA_DEPTH": 101}}, "MACHINE_MEMORIES['default']: MAX_DATA_DEPTH must be a positive int up"),
+        ({"default": {"REQUIRE_LEASE": 1}}, "MACHINE_MEMORIES['default']: REQUIRE_LEASE must be a bool, not 1."),
+        (
+            {"default": {"LOCK_TLL": 5}},
+            "MACHINE_MEMORIES['default']: MemorySteps.__init__() got an unexpected keyword ",
+        ),
+        ({"default": {"OPTIONS": {"usin": "x"}}}, "MACHINE_MEMORIES['default']: MemorySteps.__init__() got an unexpec"),
+        ({"default": {"OPTIONS": ["x"]}}, "MACHINE_MEMORIES['default']['OPTIONS'] must be a dict, not <list>."),
+    ],
+)
+def test_what_is_wrong_in_them_is_named(aliases: Any, message: str) -> None:
+    with override_settings(MACHINE_MEMORIES=aliases), pytest.raises(InvalidConfiguration) as refused:
+        memories["default"]
+    assert str(refused.value).startswith(message)
+    assert isinstance(refused.value, ImproperlyConfigured)
+
+
+def test_two_memories_in_process_are_two() -> None:
+    one, two = SimpleMachineMemory(), SimpleMachineMemory()
+    one.write("a", {})
+
+    assert two.read("a") is None
+
+
+def test_a_read_budget_may_be_whole_seconds() -> None:
+    assert SimpleMachineMemory(read_budget=2, read_attempts=1).read("a") is None

@@ -1,0 +1,126 @@
+"""The shape of the package: what may import what, and what importing it needs."""
+
+import ast
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+
+import machine_memory
+from machine_memory import exceptions
+from tests.conftest import DATABASES, TESTED
+
+ROOT = Path(machine_memory.__file__).parent
+FLOORS = [
+    {"exceptions"},
+    {"records"},
+    {"validation"},
+    {"sql", "fields"},
+    {"models", "lease"},
+    {"backends.primitives"},
+    {"backends.steps"},
+    {"backends.verbs"},
+    {"backends.base"},
+    {"backends.simple", "backends.database"},
+    {"handler"},
+    {"apps", ""},
+]
+"""From the ground up; modules on one floor do not know each other."""
+FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+every_database = pytest.mark.django_db(databases=[DATABASES[name] for name in TESTED])
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        if not name.startswith("migrations") and name != "backends":
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of this package that are imported when ``path`` is, or later."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("machine_memory"):
+            module = node.module.removeprefix("machine_memory").removeprefix(".")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".lstrip(".")
+                found.add(inner if inner in FLOOR_OF else module)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("machine_memory") for alias in node.names), f"{path}: use `from`"
+    return found
+
+
+def only_for_types(path: Path) -> set[str]:
+    """Return what is imported for type checkers alone, or within a function: names of a floor above, not its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            found |= {
+                child.module.removeprefix("machine_memory.")
+                for child in ast.walk(node)
+                if isinstance(child, ast.ImportFrom) and child.module
+            }
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    assert set(modules()) == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules().items()))
+def test_imports_point_down(module: str, path: Path) -> None:
+    for imported in imports(path) - only_for_types(path):
+        assert FLOOR_OF[imported] < FLOOR_OF[module], (
+            f"machine_memory.{module} imports machine_memory.{imported}, which is not below it. Move what both need to"
+            f" a floor below {module!r} (see FLOORS), or let the caller hand it over."
+        )
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules().items()))
+def test_modules_can_be_read_at_a_glance(module: str, path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 260, f"{module} is too long to hold in the head: split it by topic"
+    assert ast.get_docstring(tree), f"{module} does not say in a line what it is for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            assert node.end_lineno - node.lineno < 40, f"{module}.{node.name} does more than one thing"
+
+
+def test_the_package_can_be_imported_before_django_is_set_up() -> None:
+    check = "import machine_memory, sys; assert 'machine_memory.models' not in sys.modules; machine_memory.memory"
+    subprocess.run([sys.executable, "-c", check], check=True, env={"PATH": ""}, cwd=ROOT.parent)
+
+
+def test_the_root_lists_what_it_exports() -> None:
+    source = (ROOT / "__init__.py").read_text()
+    imported = {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert set(machine_memory.__all__) == imported
+
+
+def test_every_error_is_exported_and_says_what_it_means() -> None:
+    errors = [error for error in vars(exceptions).values() if isinstance(error, type) and "memory" in error.__module__]
+    assert len(errors) == 18
+    for error in errors:
+        assert error.__name__ in machine_memory.__all__
+        assert issubclass(error, exceptions.MachineMemoryError)
+        assert error.__doc__ and error.__doc__.endswith(".")
+
+
+@every_database
+def test_the_migrations_are_up_to_date() -> None:
+    call_command("makemigrations", "machine_memory", check=True, dry_run=True, verbosity=0)
+
+
+@every_database
+def test_no_database_has_anything_to_say_against_the_model() -> None:
+    output = StringIO()
+    call_command("check", "machine_memory", databases=[DATABASES[name] for name in TESTED], stdout=output)
+    assert output.getvalue() == "System check identified no issues (0 silenced).\n"
