@@ -1,0 +1,53 @@
+# Everything happens in a virtual environment of its own: nothing but Python and make is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test coverage lint format clean
+
+help:
+	@echo "make demo      drive orders through a workflow while workers are killed; ARGS='--orders 500 --kill 10'"
+	@echo "make test      run the tests on every database that is there; ARGS='-k lease'"
+	@echo "make coverage  the same, and measure branch coverage"
+	@echo "make lint      check style, types and migrations"
+
+demo: $(VENV)/demo
+	$(BIN)/python manage.py demo $(ARGS)
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/test
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+lint: $(VENV)/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) example.sqlite3*
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(BIN)/python pyproject.toml
+	@echo "Installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[example]'
+	@touch $@
+
+$(VENV)/test: $(VENV)/demo pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[example,lint,postgresql,test]'
+	@# It is compiled here, which takes the headers of MariaDB or MySQL; the tests say so where it is missing.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mysql]' >$(VENV)/mysql.log 2>&1 || \
+		echo "mysqlclient could not be installed ($(VENV)/mysql.log): MariaDB will not be tested."
+	@touch $@
