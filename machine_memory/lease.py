@@ -1,7 +1,6 @@
 """The lease: what a successful lock grants, which context holds it, and how it is kept alive."""
 
 import asyncio
-import json
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine_memory.exceptions import LockLost, StoreError
 from machine_memory.records import Grant, Metadata
-from machine_memory.validation import MAX_LABEL_LENGTH, EncodedData, quoted
+from machine_memory.validation import MAX_LABEL_LENGTH, EncodedData, decoded, quoted
 
 if TYPE_CHECKING:
     from machine_memory.backends.steps import MemorySteps
@@ -55,7 +54,7 @@ class Lease:
     def data(self) -> Any:
         """The state as this lease last saw it; ``None``: no state yet. It is yours to change."""
         if isinstance(self._data, EncodedData):
-            self._data = json.loads(self._data)
+            self._data = decoded(self._data)
         return self._data
 
     @property

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 from django.db import IntegrityError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 
-from machine_memory import sql
+from machine_memory.clock import FirstFence, StoreTime
+from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.fields import ExactCharField, PartialIndex
 from machine_memory.records import Grant, Metadata
-from machine_memory.sql import FirstFence, StoreTime
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, DataEncoder, EncodedData
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
@@ -43,6 +43,9 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             return self.held().filter(lease_token=token)
         return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=StoreTime()))
 
+    def state(self, id: str) -> object:
+        return self.filter(pk=id).values_list("data", flat=True).first()
+
     def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
         """Grant a lease, in a transaction of its own.
 
@@ -50,13 +53,13 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         """
         skips = connections[self.db].features.has_select_for_update_skip_locked
         try:
-            with nullcontext() if skips else sql.bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
+            with nullcontext() if skips else bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
                 taken = self._take(id, token, owner, ttl, skips)
                 if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
                     taken = self._take(id, token, owner, ttl, skips)
                 return self.granted(id, token=token) if taken else None
         except OperationalError as error:
-            if sql.is_contention(error):
+            if is_contention(error):
                 return None
             raise
 
@@ -82,7 +85,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
         try:
-            with transaction.atomic(using=self.db), sql.bounded_wait(connections[self.db]) if brief else nullcontext():
+            with transaction.atomic(using=self.db), bounded_wait(connections[self.db]) if brief else nullcontext():
                 self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
         except IntegrityError:
             if not self.filter(pk=id).exists():
@@ -125,6 +128,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def write_first(self, id: str, data: EncodedData, metadata: Metadata) -> bool:
         """Insert a machine with its first state; false where it exists by now."""
+        if self.filter(pk=id).exists():
+            return False
         state = {"data": data, "version": 1, "written_at": StoreTime()}
         ancestry = {"parent": metadata.parent, "root": self._root(id, metadata.parent)}
         return self._insert(id, {**state, **ancestry, **_labels(metadata)})

@@ -1,127 +1,111 @@
-"""What differs between the databases: their clocks, how long they wait for a row, and what their errors mean."""
+"""The SQL of this package: the clock of each database, and one statement for each step.
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from typing import Any
+``{name}`` stands for a column of the model or a fragment from this page, ``%(name)s`` for a parameter. Rows that say
+what was granted are token, data, version and fence.
+"""
 
-from django.db import Error, InterfaceError, OperationalError, models
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.sql.compiler import SQLCompiler
-from django.utils import timezone
-
-Compiled = tuple[str, tuple[Any, ...]]
+# The database's own time, in UTC, at this statement. On PostgreSQL never CURRENT_TIMESTAMP, which stands still for a
+# whole transaction; on MySQL and MariaDB never NOW(), which is the wall time of the session.
+NOW = {
+    "postgresql": "STATEMENT_TIMESTAMP()",
+    "mysql": "UTC_TIMESTAMP(6)",
+    "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
+}
+# As much later as a parameter says: a float of seconds, an int of microseconds, a text such as '+1.500 seconds'.
+LATER = {
+    "postgresql": "(STATEMENT_TIMESTAMP() + MAKE_INTERVAL(secs => {}))",
+    "mysql": "(UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND)",
+    "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {})",
+}
+# Where the fences of a new row begin: so they go on growing where an earlier row of the same id was deleted, without
+# anything to remember it by. SQLite's clock is this host's, but tells milliseconds: too coarse for two rows in a row.
+FIRST_FENCE = {
+    "postgresql": "(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000000)::bigint",
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
+    "sqlite": "{}",
+}
 
 LOCK_WAIT = 0.5
 """Seconds for which ``lock`` waits where it cannot skip the row: on SQLite, and on PostgreSQL to insert it."""
+BOUND_WAIT = f"SET_CONFIG('lock_timeout', '{LOCK_WAIT}s', TRUE)"
+"""PostgreSQL's bound; it ends with the transaction."""
+WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
+"""MariaDB's, for the statement that follows."""
 
-# SQLSTATEs of PostgreSQL, numbers of MySQL and MariaDB, names of SQLite; a beginning stands for all that share it.
-CONTENTION = ("40001", "40P01", "55P03", "1020", "1205", "1213", "SQLITE_BUSY", "SQLITE_LOCKED")
-TRANSIENT = (
-    *("08", "57", "53300"),
-    *("1040", "1053", "1317", "1927", "1969", "2002", "2003", "2006", "2013", "2055", "3024"),
-    *("SQLITE_IOERR", "SQLITE_CANTOPEN"),
-)
+FRAGMENTS = {
+    "open": "({lease_expires_at} IS NULL OR {lease_expires_at} <= {now})",
+    "mine": "({lease_token} = %(token)s AND {lease_expires_at} > {now})",
+    "grant": "{lease_token}, {data}, {version}, {fence}",
+    "no_lease": "{lease_token} = NULL, {lease_owner} = NULL, {lease_acquired_at} = NULL, {lease_expires_at} = NULL",
+    "new_lease": """
+        {fence} = {fence} + 1, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
+        {lease_acquired_at} = {now}, {lease_expires_at} = {later}
+    """,
+    "insert_lease": """
+        INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
+            {lease_token}, {lease_owner}, {lease_acquired_at}, {lease_expires_at})
+        SELECT %(id)s, 0, {now}, {first_fence} + 1, %(token)s, %(owner)s, {now}, {later}
+    """,
+    "root_of_parent": """
+        COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s, %(id)s)
+    """,
+}
 
+ACQUIRE = {
+    # Skips a row that somebody else works on, and tells nothing of one that is absent: see INSERT_LEASE.
+    "postgresql": """
+        UPDATE {table} SET {new_lease}
+        WHERE {id} = (SELECT {id} FROM {table} WHERE {id} = %(id)s AND {open} FOR UPDATE SKIP LOCKED)
+        RETURNING {grant}
+    """,
+    # Returns the row, changed or not: the token tells. The expiry comes last, as assignments see those before them.
+    "mariadb": """
+        {without_waiting} {insert_lease} ON DUPLICATE KEY UPDATE
+            {fence} = IF({open}, {fence} + 1, {fence}),
+            {lease_token} = IF({open}, VALUES({lease_token}), {lease_token}),
+            {lease_owner} = IF({open}, VALUES({lease_owner}), {lease_owner}),
+            {lease_acquired_at} = IF({open}, VALUES({lease_acquired_at}), {lease_acquired_at}),
+            {lease_expires_at} = IF({open}, VALUES({lease_expires_at}), {lease_expires_at})
+        RETURNING {grant}
+    """,
+    # There is one writer at a time, so nothing to skip.
+    "sqlite": """
+        {insert_lease} WHERE TRUE ON CONFLICT ({id}) DO UPDATE SET {new_lease} WHERE {open}
+        RETURNING {grant}
+    """,
+}
+# PostgreSQL alone: a row that is there is left alone, whoever holds it; an insert by somebody else is waited for.
+INSERT_LEASE = """
+    WITH bound AS MATERIALIZED (SELECT {bound_wait})
+    {insert_lease} FROM bound WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {id} = %(id)s)
+    ON CONFLICT DO NOTHING
+    RETURNING {grant}
+"""
 
-class StoreTime(models.Func):
-    """The database's own time in UTC at this statement, ``offset`` seconds later.
+RENEW = "UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} = %(id)s AND {mine}"
+RELEASE = "UPDATE {table} SET {no_lease} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
+GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
+STANDING = """
+    SELECT CASE WHEN {lease_expires_at} > {now} THEN {lease_token} END, {version} FROM {table} WHERE {id} = %(id)s
+"""
+READ = "SELECT {data} FROM {table} WHERE {id} = %(id)s"
 
-    Not ``Now()``: on MySQL and MariaDB that is the session's wall time. Never ``CURRENT_TIMESTAMP``: on PostgreSQL that
-    is the time at which the transaction began.
-    """
-
-    output_field = models.DateTimeField()
-
-    def __init__(self, offset: float = 0.0) -> None:
-        self.offset = offset
-        super().__init__()
-
-    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        if not self.offset:
-            return "STATEMENT_TIMESTAMP()", ()
-        return "(STATEMENT_TIMESTAMP() + make_interval(secs => %s))", (self.offset,)
-
-    def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        if not self.offset:
-            return "UTC_TIMESTAMP(6)", ()
-        return "(UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND)", (round(self.offset * 1_000_000),)
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        return "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %s)", (f"{self.offset:+.3f} seconds",)
-
-
-class FirstFence(models.Func):
-    """Where the fences of a new row begin: at the database's time in microseconds.
-
-    So they go on growing where an earlier row of the same id was deleted, without anything to remember it by.
-    """
-
-    output_field = models.BigIntegerField()
-
-    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        return "(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000000)::bigint", ()
-
-    def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", ()
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Compiled:
-        # SQLite's clock is this host's, but tells milliseconds alone: too coarse for two rows in a row.
-        return "%s", (time.time_ns() // 1000,)
-
-
-def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
-    """Return a column's time in UTC, whatever ``USE_TZ`` and ``TIME_ZONE`` made of it on the way."""
-    if connection.vendor != "postgresql":
-        return value.replace(tzinfo=UTC)
-    if timezone.is_naive(value):
-        value = timezone.make_aware(value, connection.timezone)
-    return value.astimezone(UTC)
-
-
-@contextmanager
-def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s."""
-    with ExitStack() as undo:
-        if connection.vendor == "sqlite":
-            before = _fetch(connection, "PRAGMA busy_timeout")
-            _fetch(connection, f"PRAGMA busy_timeout = {LOCK_WAIT * 1000:.0f}")
-            undo.callback(_fetch, connection, f"PRAGMA busy_timeout = {before}")
-        elif connection.vendor == "postgresql":
-            _fetch(connection, f"SELECT set_config('lock_timeout', '{LOCK_WAIT}s', true)")  # Ends with the transaction.
-        elif getattr(connection, "mysql_is_mariadb", False):
-            undo.enter_context(connection.execute_wrapper(_without_waiting))
-        yield
-
-
-def _fetch(connection: BaseDatabaseWrapper, query: str) -> Any:
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        return cursor.fetchone()[0]
-
-
-def _without_waiting(execute: Callable[..., Any], query: str, *args: Any) -> Any:
-    return execute(f"SET STATEMENT innodb_lock_wait_timeout = 0 FOR {query}", *args)
-
-
-def is_contention(error: Error) -> bool:
-    """Say whether another transaction, and nothing else, stood in the way."""
-    return _code(error).startswith(CONTENTION)
-
-
-def is_transient(error: Error) -> bool:
-    """Say whether the same statement may succeed a moment later."""
-    if isinstance(error, OperationalError):
-        code = _code(error)
-        return not code or code.startswith(CONTENTION + TRANSIENT)
-    return isinstance(error, InterfaceError)
-
-
-def _code(error: Error) -> str:
-    """Return the database's own code for ``error``; empty where no answer came."""
-    cause = error.__cause__
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None and cause is not None and cause.args and isinstance(cause.args[0], int):
-        code = cause.args[0]
-    return str(code or "")
+# Parent and root are those of the first write; an absent label stays as it is. The version comes last, see ACQUIRE.
+WRITE = """
+    UPDATE {table} SET {ancestry} {ending}
+        {data} = {json}, {written_at} = {now}, {status} = COALESCE(%(status)s, {status}),
+        {source} = COALESCE(%(source)s, {source}), {initiator} = COALESCE(%(initiator)s, {initiator}),
+        {version} = {next_version}
+    WHERE {id} = %(id)s AND {guard} {returning_version}
+"""
+ANCESTRY = """
+    {parent} = CASE WHEN {version} = 0 THEN %(parent)s ELSE {parent} END,
+    {root} = CASE WHEN {version} = 0 THEN {root_of_parent} ELSE {root} END,
+"""
+WRITE_FIRST = """
+    INSERT INTO {table} ({id}, {data}, {version}, {status}, {source}, {initiator}, {parent}, {root}, {fence},
+        {created_at}, {written_at})
+    SELECT %(id)s, {json}, 1, %(status)s, %(source)s, %(initiator)s, %(parent)s, {root_of_parent}, {first_fence},
+        {now}, {now}
+    {unless_present}
+"""

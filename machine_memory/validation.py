@@ -103,6 +103,14 @@ class DataEncoder(json.JSONEncoder):
         return o if isinstance(o, EncodedData) else _encode(o)
 
 
+def decoded(text: str | None) -> object:
+    """Return what stored text says; text that is no JSON stands for itself, and is no state."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
+
+
 def data(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
     """Return ``value`` as JSON that reads back equal, or say where it would not."""
     if not isinstance(value, dict):

@@ -16,14 +16,16 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from machine_memory import BaseMachineMemory, DatabaseMachineMemory, SimpleMachineMemory
+from machine_memory.clock import StoreTime
 from machine_memory.models import MachineQuerySet, MachineRecord
-from machine_memory.sql import StoreTime
 from tests import servers
 
 T = TypeVar("T")
 
 DATABASES = {"sqlite": "default", "postgresql": "postgresql", "mariadb": "mariadb"}
 """The aliases that the databases have in the settings of the tests."""
+ORM = " through the ORM"
+"""Marks a store whose steps take the form of the ORM."""
 
 
 TESTED = [name for name in DATABASES if name not in servers.missing]
@@ -37,13 +39,14 @@ def databases(*names: str) -> list[Any]:
     """Return a parameter per database; one that is not there is skipped and says why."""
     return [
         pytest.param(
-            name,
+            name + form,
             marks=[
                 pytest.mark.django_db(transaction=True, databases=aliases(name)),
                 pytest.mark.skipif(name in servers.missing, reason=f"{name}: {servers.missing.get(name)}"),
             ],
         )
         for name in names or DATABASES
+        for form in ("", ORM)
     ]
 
 
@@ -75,7 +78,8 @@ class Store:
     """A memory under test, and what only its operator could do to it."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = name.removesuffix(ORM)
+        self.one_statement = not name.endswith(ORM)
         self.clock = Clock()
         self.memory = self.new_memory()
 
@@ -91,7 +95,7 @@ class Store:
         """Return a memory of the same kind; of a database, of the same table."""
         if not self.is_database:
             return SimpleMachineMemory(clock=self.clock, **options)
-        return DatabaseMachineMemory(using=self.alias, **options)
+        return DatabaseMachineMemory(using=self.alias, one_statement=self.one_statement, **options)
 
     def expire(self, id: str, *, ago: float = 0.0) -> None:
         """Move the expiry of the lease of ``id`` into the past, or the clock to it."""
@@ -151,13 +155,18 @@ class Store:
             yield
 
     @property
+    def steps(self) -> Any:
+        assert isinstance(self.memory, DatabaseMachineMemory)
+        return self.memory._steps
+
+    @property
     def rows(self) -> Any:
         return MachineRecord.objects.using(self.alias)
 
 
 @pytest.fixture(params=["simple", *databases()])
 def store(request: pytest.FixtureRequest) -> Store:
-    if request.param in DATABASES:
+    if request.param != "simple":
         request.getfixturevalue("transactional_db")
     return Store(request.param)
 

@@ -10,7 +10,9 @@ from django.db import connections
 
 BUFFER = 65_536
 COMMIT = {"postgresql": b"COMMIT\x00", "mariadb": b"\x03COMMIT"}
-"""How a client says it, on the wire."""
+"""How a client ends a transaction, on the wire."""
+STATEMENT = b"UPDATE"
+"""What is in each statement that ends by itself."""
 
 
 class Proxy:

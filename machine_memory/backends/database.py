@@ -4,12 +4,12 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import DEFAULT_DB_ALIAS, Error, OperationalError, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 from django.utils.connection import ConnectionDoesNotExist
 
-from machine_memory import sql
+from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.exceptions import (
@@ -24,6 +24,7 @@ from machine_memory.validation import EncodedData, quoted
 
 if TYPE_CHECKING:
     from machine_memory.models import MachineQuerySet
+    from machine_memory.statements import MachineStatements
 
 BATCH = 500
 RECORD_COLUMNS = [field.name for field in fields(Record)]
@@ -35,16 +36,20 @@ LOCK_INFO_COLUMNS = {
 
 
 class DatabaseMachineMemory(BaseMachineMemory):
-    """Keep machines in the database ``using``, one row each; everything is read from and written to that alias."""
+    """Keep machines in the database ``using``, one row each; everything is read from and written to that alias.
+
+    ``one_statement=False``: take every step in the form of the ORM, as where the database has no other.
+    """
 
     failures = (Error,)
 
-    def __init__(self, *, using: str = DEFAULT_DB_ALIAS, **options: Any) -> None:
+    def __init__(self, *, using: str = DEFAULT_DB_ALIAS, one_statement: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self.using = using
+        self.one_statement = validation.option(one_statement, "one_statement", bool)
 
     def _read(self, id: str) -> object:
-        return self._machines.filter(pk=id).values_list("data", flat=True).first()
+        return self._steps.state(id)
 
     def _record(self, id: str) -> Record | None:
         columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
@@ -60,34 +65,34 @@ class DatabaseMachineMemory(BaseMachineMemory):
         metadata: Metadata,
         release: bool,
     ) -> int:
-        machines, session = self._machines, self._session()
+        steps, session = self._steps, self._session()
         try:
             # A second round is for a machine that appeared or lost its lease between the statements of the first.
             for _ in range(2):
-                version = machines.write(
+                version = steps.write(
                     id, data, token=token, expected_version=expected_version, metadata=metadata, release=release
                 )
                 if version is not None:
                     return version
-                self._refuse_unless_open(id, token, expected_version)
-                if token is None and machines.write_first(id, data, metadata):
+                if token is None and not expected_version and steps.write_first(id, data, metadata):
                     return 1
+                self._refuse_unless_open(id, token, expected_version)
         except Error as failure:
             if not self._in_transaction() and self._is_lost(session):
                 raise UnknownOutcome(
                     f"The reply to the write of {quoted(id)} was lost: it may have been applied."
                     " Read it back and compare versions before writing again."
                 ) from failure
-            if isinstance(failure, OperationalError) and sql.is_contention(failure):
+            if contention.is_contention(failure):
                 self._refuse_unless_open(id, token, expected_version)
             raise
         raise WriteError(f"{quoted(id)} kept changing while it was written. Nothing was changed. Lock it first.")
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
-        machines, session = self._machines, self._session()
+        steps, session = self._steps, self._session()
         self._refuse_in_transaction(f"Locking {quoted(id)}")
         try:
-            return machines.acquire(id, token=token, owner=owner, ttl=ttl)
+            return steps.acquire(id, token=token, owner=owner, ttl=ttl)
         except Error:
             grant = self._claim(id, token) if self._is_lost(session) else None
             if grant is None:
@@ -97,20 +102,21 @@ class DatabaseMachineMemory(BaseMachineMemory):
     def _claim(self, id: str, token: str) -> Grant | None:
         """Find the lease that was granted with a reply that never came."""
         try:
-            return self._machines.granted(id, token=token)
+            return self._steps.granted(id, token=token)
         except Error:
             return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
-        machines = self._machines
+        steps = self._steps
         self._refuse_in_transaction(f"Renewing the lease of {quoted(id)}")
-        return machines.renew(id, token=token, ttl=ttl)
+        return steps.renew(id, token=token, ttl=ttl)
 
     def _release(self, id: str, *, token: str | None) -> bool:
-        machines = self._machines
-        if token is not None and machines.release(id, token=token):
+        steps = self._steps
+        if token is not None and steps.release(id, token=token):
             return True
-        return not machines.held().filter(pk=id).exists()
+        live_token, _ = steps.standing(id) or (None, 0)
+        return live_token is None
 
     def _force_release(self, id: str) -> bool:
         return self._machines.force_release(id)
@@ -131,7 +137,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _may_read_again(self, failure: BaseException) -> bool:
         # A transaction that has seen an error answers nothing more: only its owner can start it anew.
-        return isinstance(failure, Error) and sql.is_transient(failure) and not self._in_transaction()
+        return isinstance(failure, Error) and contention.is_transient(failure) and not self._in_transaction()
 
     def _in_transaction(self) -> bool:
         return self._connection.in_atomic_block
@@ -154,6 +160,14 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return MachineRecord.objects.using(self.using)
 
     @property
+    def _steps(self) -> "MachineQuerySet | MachineStatements":
+        """The steps that are taken most, in the form that the database has for them."""
+        from machine_memory.statements import statements  # noqa: PLC0415
+
+        machines = self._machines
+        return (statements(self.using) if self.one_statement else None) or machines
+
+    @property
     def _connection(self) -> BaseDatabaseWrapper:
         try:
             return connections[self.using]
@@ -172,7 +186,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _in_utc(self, columns: dict[str, Any]) -> dict[str, Any]:
         times = {name: value for name, value in columns.items() if isinstance(value, datetime)}
-        return columns | {name: sql.as_utc(value, self._connection) for name, value in times.items()}
+        return columns | {name: clock.as_utc(value, self._connection) for name, value in times.items()}
 
     def _refuse_in_transaction(self, what: str) -> None:
         connection = self._connection
@@ -188,7 +202,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
         )
 
     def _refuse_unless_open(self, id: str, token: str | None, expected_version: int | None) -> None:
-        live_token, version = self._machines.standing(id) or (None, 0)
+        live_token, version = self._steps.standing(id) or (None, 0)
         reason: MachineMemoryError | None = refusal(
             id, token=token, live_token=live_token, version=version, expected_version=expected_version
         )

@@ -1,0 +1,177 @@
+"""The steps that are taken most, in one statement each: what the QuerySet's forms of them do, at the driver's speed."""
+
+from typing import Any
+
+from django.db import IntegrityError, OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from machine_memory import sql
+from machine_memory.clock import OFFSET, host_microseconds
+from machine_memory.contention import bounded_wait, is_contention
+from machine_memory.models import MachineRecord
+from machine_memory.records import Grant, Metadata
+from machine_memory.validation import EncodedData, decoded
+
+_pages: dict[str, "Page"] = {}
+
+
+class Page:
+    """The texts of ``sql`` with the names of the model, as one kind of database takes them."""
+
+    def __init__(self, kind: str, connection: BaseDatabaseWrapper) -> None:
+        self.vendor = connection.vendor
+        quote = connection.ops.quote_name
+        self._names = {
+            **{field.name: quote(str(field.column)) for field in MachineRecord._meta.concrete_fields},
+            "table": quote(MachineRecord._meta.db_table),
+            "now": sql.NOW[self.vendor],
+            "later": sql.LATER[self.vendor].format("%(ttl)s"),
+            "first_fence": sql.FIRST_FENCE[self.vendor].format("%(first_fence)s"),
+            "bound_wait": sql.BOUND_WAIT,
+            "without_waiting": sql.WITHOUT_WAITING,
+            "json": "%(data)s::jsonb" if kind == "postgresql" else "%(data)s",
+            "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
+        }
+        for name, fragment in sql.FRAGMENTS.items():
+            self._names[name] = self._fill(fragment)
+        self.read = self._fill(sql.READ)
+        self.acquire = self._fill(sql.ACQUIRE[kind])
+        self.insert_lease = self._fill(sql.INSERT_LEASE) if kind == "postgresql" else None
+        self.granted = self._fill(sql.GRANTED)
+        self.renew = self._fill(sql.RENEW)
+        self.release = self._fill(sql.RELEASE)
+        self.standing = self._fill(sql.STANDING)
+        self.write_first = self._fill(sql.WRITE_FIRST)
+        # MariaDB's UPDATE returns no row, but the number that it is told to remember.
+        self.returns = kind != "mariadb"
+        self._writes: dict[tuple[bool, int | None, bool], str] = {}
+
+    def write(self, token: str | None, expected_version: int | None, release: bool) -> str:
+        version = expected_version and 1
+        key = (token is None, version, release)
+        if key not in self._writes:
+            self._writes[key] = self._fill(
+                sql.WRITE,
+                ancestry="" if version else self._fill(sql.ANCESTRY),
+                ending=self._names["no_lease"] + "," if release else "",
+                guard=self._names["open" if token is None else "mine"]
+                + ("" if version is None else self._fill(" AND {version} = %(expected_version)s")),
+                next_version=self._fill("{version} + 1" if self.returns else "LAST_INSERT_ID({version} + 1)"),
+                returning_version=self._fill("RETURNING {version}" if self.returns else ""),
+            )
+        return self._writes[key]
+
+    def _fill(self, text: str, **more: str) -> str:
+        return " ".join(text.format(**self._names, **more).split())
+
+
+def statements(using: str) -> "MachineStatements | None":
+    """Return the one-statement forms for a database alias; ``None``: its database has none."""
+    connection = connections[using]
+    kind = connection.vendor
+    if kind == "mysql" and getattr(connection, "mysql_is_mariadb", False):
+        kind = "mariadb"
+    if kind not in sql.ACQUIRE or not connection.features.can_return_columns_from_insert:
+        return None
+    if kind not in _pages:
+        _pages[kind] = Page(kind, connection)
+    return MachineStatements(using, _pages[kind])
+
+
+class MachineStatements:
+    """The steps of ``MachineQuerySet`` by the same names, on one database."""
+
+    def __init__(self, using: str, page: Page) -> None:
+        self._using = using
+        self._page = page
+
+    def state(self, id: str) -> object:
+        row = self._row(self._page.read, {"id": id})
+        return decoded(row[0]) if row else None
+
+    def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+        page = self._page
+        params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl)}
+        if page.vendor == "sqlite":
+            params["first_fence"] = host_microseconds()
+        try:
+            if page.vendor == "sqlite":
+                with bounded_wait(connections[self._using]):
+                    row = self._row(page.acquire, params)
+            else:
+                row = self._row(page.acquire, params)
+                if row is None and page.insert_lease:
+                    row = self._row(page.insert_lease, params)
+        except OperationalError as error:
+            if is_contention(error):
+                return None
+            raise
+        return _grant(row, token)
+
+    def granted(self, id: str, *, token: str) -> Grant | None:
+        return _grant(self._row(self._page.granted, {"id": id, "token": token}), token)
+
+    def renew(self, id: str, *, token: str, ttl: float) -> bool:
+        params = {"id": id, "token": token, "ttl": OFFSET[self._page.vendor](ttl)}
+        return self._count(self._page.renew, params) == 1
+
+    def release(self, id: str, *, token: str) -> bool:
+        return self._count(self._page.release, {"id": id, "token": token}) == 1
+
+    def write(
+        self,
+        id: str,
+        data: EncodedData,
+        *,
+        token: str | None,
+        expected_version: int | None,
+        metadata: Metadata,
+        release: bool,
+    ) -> int | None:
+        text = self._page.write(token, expected_version, release)
+        params = {"id": id, "data": data, "token": token, "expected_version": expected_version, **_columns(metadata)}
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(text, params)
+            if not self._page.returns:
+                return int(cursor.lastrowid) if cursor.rowcount else None
+            row = cursor.fetchone()
+            return int(row[0]) if row else None
+
+    def write_first(self, id: str, data: EncodedData, metadata: Metadata) -> bool:
+        params = {"id": id, "data": data, "first_fence": host_microseconds(), **_columns(metadata)}
+        try:
+            return self._count(self._page.write_first, params) == 1
+        except IntegrityError:
+            if self.standing(id) is None:
+                raise
+            return False
+
+    def standing(self, id: str) -> tuple[str | None, int] | None:
+        row: tuple[str | None, int] | None = self._row(self._page.standing, {"id": id})
+        return row
+
+    def _row(self, text: str, params: dict[str, Any]) -> Any:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(text, params)
+            return cursor.fetchone()
+
+    def _count(self, text: str, params: dict[str, Any]) -> int:
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(text, params)
+            return int(cursor.rowcount)
+
+
+def _grant(row: Any, token: str) -> Grant | None:
+    if row is None or row[0] != token:
+        return None
+    _, data, version, fence = row
+    return Grant(None if data is None else EncodedData(data), version, fence)
+
+
+def _columns(metadata: Metadata) -> dict[str, str | None]:
+    return {
+        "status": metadata.status,
+        "source": metadata.source,
+        "initiator": metadata.initiator,
+        "parent": metadata.parent,
+    }
