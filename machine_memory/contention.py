@@ -1,7 +1,7 @@
 """How long a statement waits for others, and what the errors of the databases mean."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError
@@ -43,19 +43,23 @@ def _code(error: Error) -> str:
 @contextmanager
 def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s."""
-    with ExitStack() as undo:
-        if connection.vendor == "sqlite":
-            connection.ensure_connection()
-            driver = connection.connection  # Its pragmas are no statements on the database.
-            (before,) = driver.execute("PRAGMA busy_timeout").fetchone()
-            driver.execute(f"PRAGMA busy_timeout = {sql.LOCK_WAIT * 1000:.0f}")
-            undo.callback(driver.execute, f"PRAGMA busy_timeout = {before}")
-        elif connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT {sql.BOUND_WAIT}")
-        elif getattr(connection, "mysql_is_mariadb", False):
-            undo.enter_context(connection.execute_wrapper(_without_waiting))
+    if connection.vendor == "sqlite":
+        connection.ensure_connection()
+        execute = connection.connection.execute  # The driver's own: a pragma is no statement on the database.
+        (before,) = execute("PRAGMA busy_timeout").fetchone()
+        execute(sql.BOUND_WAIT_SQLITE)
+        try:
+            yield
+        finally:
+            execute(f"PRAGMA busy_timeout = {before}")
+    elif connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {sql.BOUND_WAIT}")
         yield
+    else:
+        is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+        with connection.execute_wrapper(_without_waiting) if is_mariadb else nullcontext():
+            yield
 
 
 def _without_waiting(execute: Callable[..., Any], query: str, *args: Any) -> Any:

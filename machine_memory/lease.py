@@ -12,9 +12,10 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from machine_memory.encoding import EncodedData, decode
 from machine_memory.exceptions import LockLost, StoreError
 from machine_memory.records import Grant, Metadata
-from machine_memory.validation import MAX_LABEL_LENGTH, EncodedData, decoded, quoted
+from machine_memory.validation import MAX_LABEL_LENGTH, quoted
 
 if TYPE_CHECKING:
     from machine_memory.backends.steps import MemorySteps
@@ -54,7 +55,7 @@ class Lease:
     def data(self) -> Any:
         """The state as this lease last saw it; ``None``: no state yet. It is yours to change."""
         if isinstance(self._data, EncodedData):
-            self._data = decoded(self._data)
+            self._data = decode(self._data)
         return self._data
 
     @property

@@ -8,9 +8,10 @@ from django.db.models import Case, F, Q, Value, When
 
 from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
+from machine_memory.encoding import DataEncoder, EncodedData
 from machine_memory.fields import ExactCharField, PartialIndex
 from machine_memory.records import Grant, Metadata
-from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, DataEncoder, EncodedData
+from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
 

@@ -29,6 +29,7 @@ LOCK_WAIT = 0.5
 """Seconds for which ``lock`` waits where it cannot skip the row: on SQLite, and on PostgreSQL to insert it."""
 BOUND_WAIT = f"SET_CONFIG('lock_timeout', '{LOCK_WAIT}s', TRUE)"
 """PostgreSQL's bound; it ends with the transaction."""
+BOUND_WAIT_SQLITE = f"PRAGMA busy_timeout = {LOCK_WAIT * 1000:.0f}"
 WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 """MariaDB's, for the statement that follows."""
 
@@ -44,10 +45,10 @@ FRAGMENTS = {
     "insert_lease": """
         INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
             {lease_token}, {lease_owner}, {lease_acquired_at}, {lease_expires_at})
-        SELECT %(id)s, 0, {now}, {first_fence} + 1, %(token)s, %(owner)s, {now}, {later}
+        SELECT %(id)s{text}, 0, {now}, {first_fence} + 1, %(token)s{text}, %(owner)s{text}, {now}, {later}
     """,
     "root_of_parent": """
-        COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s, %(id)s)
+        COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s{text}, %(id)s{text})
     """,
 }
 
@@ -99,13 +100,13 @@ WRITE = """
     WHERE {id} = %(id)s AND {guard} {returning_version}
 """
 ANCESTRY = """
-    {parent} = CASE WHEN {version} = 0 THEN %(parent)s ELSE {parent} END,
+    {parent} = CASE WHEN {version} = 0 THEN %(parent)s{text} ELSE {parent} END,
     {root} = CASE WHEN {version} = 0 THEN {root_of_parent} ELSE {root} END,
 """
 WRITE_FIRST = """
     INSERT INTO {table} ({id}, {data}, {version}, {status}, {source}, {initiator}, {parent}, {root}, {fence},
         {created_at}, {written_at})
-    SELECT %(id)s, {json}, 1, %(status)s, %(source)s, %(initiator)s, %(parent)s, {root_of_parent}, {first_fence},
-        {now}, {now}
+    SELECT %(id)s{text}, {json}, 1, %(status)s{text}, %(source)s{text}, %(initiator)s{text}, %(parent)s{text},
+        {root_of_parent}, {first_fence}, {now}, {now}
     {unless_present}
 """

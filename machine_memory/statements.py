@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from django.db import IntegrityError, OperationalError, connections
+from django.db import IntegrityError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from machine_memory import sql
 from machine_memory.clock import OFFSET, host_microseconds
 from machine_memory.contention import bounded_wait, is_contention
+from machine_memory.encoding import EncodedData, decode
 from machine_memory.models import MachineRecord
 from machine_memory.records import Grant, Metadata
-from machine_memory.validation import EncodedData, decoded
 
 _pages: dict[str, "Page"] = {}
 
@@ -29,6 +29,8 @@ class Page:
             "first_fence": sql.FIRST_FENCE[self.vendor].format("%(first_fence)s"),
             "bound_wait": sql.BOUND_WAIT,
             "without_waiting": sql.WITHOUT_WAITING,
+            # Where the server binds parameters, each has one type: that of the first place where it stands.
+            "text": "::text" if kind == "postgresql" else "",
             "json": "%(data)s::jsonb" if kind == "postgresql" else "%(data)s",
             "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
         }
@@ -65,9 +67,8 @@ class Page:
         return " ".join(text.format(**self._names, **more).split())
 
 
-def statements(using: str) -> "MachineStatements | None":
-    """Return the one-statement forms for a database alias; ``None``: its database has none."""
-    connection = connections[using]
+def statements(connection: BaseDatabaseWrapper) -> "MachineStatements | None":
+    """Return the one-statement forms for a connection; ``None``: its database has none."""
     kind = connection.vendor
     if kind == "mysql" and getattr(connection, "mysql_is_mariadb", False):
         kind = "mariadb"
@@ -75,19 +76,19 @@ def statements(using: str) -> "MachineStatements | None":
         return None
     if kind not in _pages:
         _pages[kind] = Page(kind, connection)
-    return MachineStatements(using, _pages[kind])
+    return MachineStatements(connection, _pages[kind])
 
 
 class MachineStatements:
-    """The steps of ``MachineQuerySet`` by the same names, on one database."""
+    """The steps of ``MachineQuerySet`` by the same names, on one connection."""
 
-    def __init__(self, using: str, page: Page) -> None:
-        self._using = using
+    def __init__(self, connection: BaseDatabaseWrapper, page: Page) -> None:
+        self._connection = connection
         self._page = page
 
     def state(self, id: str) -> object:
         row = self._row(self._page.read, {"id": id})
-        return decoded(row[0]) if row else None
+        return decode(row[0]) if row else None
 
     def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
         page = self._page
@@ -96,7 +97,7 @@ class MachineStatements:
             params["first_fence"] = host_microseconds()
         try:
             if page.vendor == "sqlite":
-                with bounded_wait(connections[self._using]):
+                with bounded_wait(self._connection):
                     row = self._row(page.acquire, params)
             else:
                 row = self._row(page.acquire, params)
@@ -130,7 +131,7 @@ class MachineStatements:
     ) -> int | None:
         text = self._page.write(token, expected_version, release)
         params = {"id": id, "data": data, "token": token, "expected_version": expected_version, **_columns(metadata)}
-        with connections[self._using].cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(text, params)
             if not self._page.returns:
                 return int(cursor.lastrowid) if cursor.rowcount else None
@@ -151,12 +152,12 @@ class MachineStatements:
         return row
 
     def _row(self, text: str, params: dict[str, Any]) -> Any:
-        with connections[self._using].cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(text, params)
             return cursor.fetchone()
 
     def _count(self, text: str, params: dict[str, Any]) -> int:
-        with connections[self._using].cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(text, params)
             return int(cursor.rowcount)
 

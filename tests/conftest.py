@@ -157,7 +157,7 @@ class Store:
     @property
     def steps(self) -> Any:
         assert isinstance(self.memory, DatabaseMachineMemory)
-        return self.memory._steps
+        return self.memory._steps(connections[self.alias])
 
     @property
     def rows(self) -> Any:

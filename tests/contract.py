@@ -1066,7 +1066,7 @@ BAD_DATA: dict[str, Any] = {
     "cycle": (cyclic(), "contains itself."),
     "31 levels": (nested(31), "is nested deeper than 30 levels."),
     "shared": (shared(), "data must be at most 2,097,152 bytes as JSON, and is larger."),
-    "2 MiB": ({"a": "x" * 2_097_145}, "data must be at most 2,097,152 bytes as JSON, and is larger."),
+    "2 MiB": ({"a": "x" * 2_097_145}, "data must be at most 2,097,152 bytes as JSON, not 2,097,153."),
     "2 MiB of Ä": ({"a": "Ä" * 1_500_000}, "data must be at most 2,097,152 bytes as JSON, not 3,000,008."),
     "digits": ({"a": 10**5000}, "data['a'] is an integer with more than 4,000 digits."),
 }

@@ -18,6 +18,7 @@ FLOORS = [
     {"exceptions"},
     {"records"},
     {"validation"},
+    {"encoding"},
     {"sql"},
     {"clock", "contention", "fields"},
     {"models", "lease"},

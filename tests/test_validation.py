@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from machine_memory import InvalidData, SimpleMachineMemory, validation
-from machine_memory.validation import EncodedData, quoted
+from machine_memory import InvalidData, SimpleMachineMemory, encoding
+from machine_memory.encoding import EncodedData
+from machine_memory.validation import quoted
 from tests.conftest import DATABASES, TESTED, Store
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -21,13 +22,13 @@ states = st.dictionaries(text, json_values, max_size=5)
 
 
 def encode(data: object) -> EncodedData:
-    return validation.data(data, max_bytes=1000, max_depth=30)
+    return encoding.encode(data, max_bytes=1000, max_depth=30)
 
 
 @given(states)
 @example({"e+": 1e23, "x": ['"1e+5"', -1e300, "\\"]})
 def test_json_values_read_back_equal(data: dict[str, Any]) -> None:
-    assert json.loads(validation.data(data, max_bytes=10**6, max_depth=30)) == data
+    assert json.loads(encoding.encode(data, max_bytes=10**6, max_depth=30)) == data
 
 
 @pytest.mark.django_db(databases=[DATABASES[name] for name in TESTED])
@@ -42,9 +43,9 @@ def test_json_values_read_back_equal_from_every_database(data: dict[str, Any]) -
 
 @given(states, st.integers(1, 200))
 def test_the_size_that_is_measured_is_the_size_that_is_stored(data: dict[str, Any], limit: int) -> None:
-    size = len(validation.data(data, max_bytes=10**6, max_depth=30).encode())
+    size = len(encoding.encode(data, max_bytes=10**6, max_depth=30).encode())
     try:
-        validation.data(data, max_bytes=limit, max_depth=30)
+        encoding.encode(data, max_bytes=limit, max_depth=30)
     except InvalidData:
         assert size > limit
     else:
@@ -57,9 +58,9 @@ def test_depth_is_counted_in_levels_of_lists_and_objects(value: list[Any]) -> No
         return 1 + max((depth(item) for item in value), default=0)
 
     levels = 1 + depth(value)
-    validation.data({"v": value}, max_bytes=1000, max_depth=levels)
+    encoding.encode({"v": value}, max_bytes=1000, max_depth=levels)
     with pytest.raises(InvalidData, match=f"is nested deeper than {levels - 1} levels"):
-        validation.data({"v": value}, max_bytes=1000, max_depth=levels - 1)
+        encoding.encode({"v": value}, max_bytes=1000, max_depth=levels - 1)
 
 
 def test_subclasses_of_json_types_are_taken_as_what_they_are() -> None:

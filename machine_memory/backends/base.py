@@ -46,9 +46,10 @@ class BaseMachineMemory(MemoryVerbs):
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
     ) -> AsyncIterator[Lease]:
         """See ``lease``."""
-        id, seconds, attempts = validation.machine_id(id), self._ttl(ttl), tenacity.AsyncRetrying(**waiting(wait))
-        attempted: Lease | None = await attempts(self._attempt_unless_cancelled, id, seconds, describe_owner())
-        lease = await self._hop(self._granted, id, attempted)
+        id, seconds, attempt = validation.machine_id(id), self._ttl(ttl), self._attempt_unless_cancelled
+        if patience := waiting(wait):
+            attempt = tenacity.AsyncRetrying(**patience).wraps(attempt)
+        lease = await self._hop(self._granted, id, await attempt(id, seconds, describe_owner()))
         hold(lease)
         keeper = KeepAlive(lease) if keep_alive else None
         try:

@@ -12,15 +12,15 @@ from django.utils.connection import ConnectionDoesNotExist
 from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
+from machine_memory.encoding import EncodedData
 from machine_memory.exceptions import (
     InvalidConfiguration,
     LockInTransaction,
-    MachineMemoryError,
     UnknownOutcome,
     WriteError,
 )
 from machine_memory.records import Grant, LockInfo, Metadata, Record
-from machine_memory.validation import EncodedData, quoted
+from machine_memory.validation import quoted
 
 if TYPE_CHECKING:
     from machine_memory.models import MachineQuerySet
@@ -49,7 +49,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
         self.one_statement = validation.option(one_statement, "one_statement", bool)
 
     def _read(self, id: str) -> object:
-        return self._steps.state(id)
+        return self._steps(self._mend_connection()).state(id)
 
     def _record(self, id: str) -> Record | None:
         columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
@@ -65,7 +65,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
         metadata: Metadata,
         release: bool,
     ) -> int:
-        steps, session = self._steps, self._session()
+        connection = self._mend_connection()
+        steps, session = self._steps(connection), _session(connection)
         try:
             # A second round is for a machine that appeared or lost its lease between the statements of the first.
             for _ in range(2):
@@ -76,25 +77,26 @@ class DatabaseMachineMemory(BaseMachineMemory):
                     return version
                 if token is None and not expected_version and steps.write_first(id, data, metadata):
                     return 1
-                self._refuse_unless_open(id, token, expected_version)
+                _refuse_unless_open(steps, id, token, expected_version)
         except Error as failure:
-            if not self._in_transaction() and self._is_lost(session):
+            if not connection.in_atomic_block and _is_lost(session, connection):
                 raise UnknownOutcome(
                     f"The reply to the write of {quoted(id)} was lost: it may have been applied."
                     " Read it back and compare versions before writing again."
                 ) from failure
             if contention.is_contention(failure):
-                self._refuse_unless_open(id, token, expected_version)
+                _refuse_unless_open(steps, id, token, expected_version)
             raise
         raise WriteError(f"{quoted(id)} kept changing while it was written. Nothing was changed. Lock it first.")
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
-        steps, session = self._steps, self._session()
-        self._refuse_in_transaction(f"Locking {quoted(id)}")
+        connection = self._mend_connection()
+        steps, session = self._steps(connection), _session(connection)
+        _refuse_in_transaction(connection, f"Locking {quoted(id)}")
         try:
             return steps.acquire(id, token=token, owner=owner, ttl=ttl)
         except Error:
-            grant = self._claim(id, token) if self._is_lost(session) else None
+            grant = self._claim(id, token) if _is_lost(session, connection) else None
             if grant is None:
                 raise
             return grant
@@ -102,17 +104,17 @@ class DatabaseMachineMemory(BaseMachineMemory):
     def _claim(self, id: str, token: str) -> Grant | None:
         """Find the lease that was granted with a reply that never came."""
         try:
-            return self._steps.granted(id, token=token)
+            return self._steps(self._mend_connection()).granted(id, token=token)
         except Error:
             return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
-        steps = self._steps
-        self._refuse_in_transaction(f"Renewing the lease of {quoted(id)}")
-        return steps.renew(id, token=token, ttl=ttl)
+        connection = self._mend_connection()
+        _refuse_in_transaction(connection, f"Renewing the lease of {quoted(id)}")
+        return self._steps(connection).renew(id, token=token, ttl=ttl)
 
     def _release(self, id: str, *, token: str | None) -> bool:
-        steps = self._steps
+        steps = self._steps(self._mend_connection())
         if token is not None and steps.release(id, token=token):
             return True
         live_token, _ = steps.standing(id) or (None, 0)
@@ -122,8 +124,9 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return self._machines.force_release(id)
 
     def _remove(self, id: str, *, token: str | None) -> None:
-        if not self._machines.remove(id, token=token) and self._machines.filter(pk=id).exists():
-            self._refuse_unless_open(id, token, None)
+        machines = self._machines
+        if not machines.remove(id, token=token) and machines.filter(pk=id).exists():
+            _refuse_unless_open(machines, id, token, None)
 
     def _held_locks(self, after: str) -> list[LockInfo]:
         leases = self._machines.held().filter(pk__gt=after).order_by("pk").values("id", "fence", **LOCK_INFO_COLUMNS)
@@ -147,25 +150,27 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     @property
     def _machines(self) -> "MachineQuerySet":
-        """The table, through a connection that is not known to be broken."""
         # Models need the app registry, a memory does not.
         from machine_memory.models import MachineRecord  # noqa: PLC0415
 
+        self._mend_connection()
+        return MachineRecord.objects.using(self.using)
+
+    def _steps(self, connection: BaseDatabaseWrapper) -> "MachineQuerySet | MachineStatements":
+        """Return the steps that are taken most, in the form that the database has for them."""
+        from machine_memory.statements import statements  # noqa: PLC0415  # As above.
+
+        return (statements(connection) if self.one_statement else None) or self._machines
+
+    def _mend_connection(self) -> BaseDatabaseWrapper:
+        """Return the connection of this thread; one that has had an error and is broken is closed."""
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
-        if connection.connection and connection.errors_occurred and not connection.in_atomic_block:
+        if connection.errors_occurred and connection.connection and not connection.in_atomic_block:
             if not connection.is_usable():
                 connection.close()
             connection.errors_occurred = False
-        return MachineRecord.objects.using(self.using)
-
-    @property
-    def _steps(self) -> "MachineQuerySet | MachineStatements":
-        """The steps that are taken most, in the form that the database has for them."""
-        from machine_memory.statements import statements  # noqa: PLC0415
-
-        machines = self._machines
-        return (statements(self.using) if self.one_statement else None) or machines
+        return connection
 
     @property
     def _connection(self) -> BaseDatabaseWrapper:
@@ -175,36 +180,39 @@ class DatabaseMachineMemory(BaseMachineMemory):
             known = ", ".join(sorted(connections))
             raise InvalidConfiguration(f"{quoted(self.using)} is not in DATABASES ({known}): see `using`.") from error
 
-    def _session(self) -> object:
-        """Return the driver's connection, opened if need be."""
-        self._connection.ensure_connection()
-        return self._connection.connection
-
-    def _is_lost(self, session: object) -> bool:
-        # After an error at the end of a transaction Django may have opened another one already.
-        return self._connection.connection is not session or not self._connection.is_usable()
-
     def _in_utc(self, columns: dict[str, Any]) -> dict[str, Any]:
         times = {name: value for name, value in columns.items() if isinstance(value, datetime)}
         return columns | {name: clock.as_utc(value, self._connection) for name, value in times.items()}
 
-    def _refuse_in_transaction(self, what: str) -> None:
-        connection = self._connection
-        blocks = connection.atomic_blocks
-        # The transaction that a TestCase wraps around a test does not count, as for Django's own `durable`.
-        if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
-            return
-        raise LockInTransaction(
-            f"{what} inside an open transaction of the database {self.using!r} is refused: nobody else would see the"
-            " lease before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt"
-            " the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias"
-            " of the same database as `using`."
-        )
 
-    def _refuse_unless_open(self, id: str, token: str | None, expected_version: int | None) -> None:
-        live_token, version = self._steps.standing(id) or (None, 0)
-        reason: MachineMemoryError | None = refusal(
-            id, token=token, live_token=live_token, version=version, expected_version=expected_version
-        )
-        if reason is not None:
-            raise reason
+def _session(connection: BaseDatabaseWrapper) -> object:
+    """Return the driver's connection, opened if need be."""
+    connection.ensure_connection()
+    return connection.connection
+
+
+def _is_lost(session: object, connection: BaseDatabaseWrapper) -> bool:
+    # After an error at the end of a transaction Django may have opened another one already.
+    return connection.connection is not session or not connection.is_usable()
+
+
+def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str) -> None:
+    blocks = connection.atomic_blocks
+    # The transaction that a TestCase wraps around a test does not count, as for Django's own `durable`.
+    if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
+        return
+    raise LockInTransaction(
+        f"{what} inside an open transaction of the database {connection.alias!r} is refused: nobody else would see the"
+        " lease before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt"
+        " the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias"
+        " of the same database as `using`."
+    )
+
+
+def _refuse_unless_open(
+    steps: "MachineQuerySet | MachineStatements", id: str, token: str | None, expected_version: int | None
+) -> None:
+    live_token, version = steps.standing(id) or (None, 0)
+    reason = refusal(id, token=token, live_token=live_token, version=version, expected_version=expected_version)
+    if reason is not None:
+        raise reason

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from machine_memory.encoding import EncodedData
 from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
 from machine_memory.records import Grant, LockInfo, Metadata, Record
-from machine_memory.validation import EncodedData, quoted
+from machine_memory.validation import quoted
 
 
 class MemoryPrimitives(ABC):

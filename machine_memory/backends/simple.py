@@ -11,8 +11,8 @@ from typing import Any
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
+from machine_memory.encoding import EncodedData
 from machine_memory.records import Grant, LockInfo, Metadata, Record
-from machine_memory.validation import EncodedData
 
 _EPOCH = time.time() - time.monotonic()
 

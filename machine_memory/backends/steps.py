@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import tenacity
 from asgiref.sync import sync_to_async
 
+from machine_memory import encoding, validation
 from machine_memory import exceptions as errors
-from machine_memory import validation
 from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
 from machine_memory.lease import Lease
 from machine_memory.records import Metadata
@@ -64,7 +64,7 @@ class MemorySteps(MemoryPrimitives):
         metadata: Metadata | None,
         release: bool = False,
     ) -> int:
-        text = validation.data(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
+        text = encoding.encode(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
         expected_version = validation.expected_version(expected_version)
         metadata = validation.metadata(metadata, data)
         if lease is not None:
@@ -125,7 +125,10 @@ class MemorySteps(MemoryPrimitives):
 
     def _read_retrying(self, id: str, primitive: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._translating(errors.ReadError, "read", id):
-            return self._retrying(primitive, *args, **kwargs)
+            try:
+                return primitive(*args, **kwargs)
+            except self.failures as failure:
+                return self._retrying(_after(failure, primitive), *args, **kwargs)
 
     @contextmanager
     def _translating(self, error: type[errors.StoreError], verb: str, id: str) -> Iterator[None]:
@@ -137,6 +140,18 @@ class MemorySteps(MemoryPrimitives):
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
         return await sync_to_async(verb)(*args, **kwargs)
+
+
+def _after(failure: Exception, primitive: Callable[P, T]) -> Callable[P, T]:
+    """Return ``primitive``, with the failure that it has met already as its first attempt."""
+    failures = [failure]
+
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
+        if failures:
+            raise failures.pop()
+        return primitive(*args, **kwargs)
+
+    return attempt
 
 
 def token_of(lease: Lease | None) -> str | None:
@@ -152,7 +167,10 @@ def as_state(id: str, data: object) -> dict[str, Any] | None:
 
 
 def waiting(wait: Seconds) -> dict[str, Any]:
+    """Return how attempts to lock are repeated for ``wait`` seconds; empty: there is one."""
     seconds = validation.ttl(wait, "wait", least=0)
+    if not seconds:
+        return {}
     return {
         "stop": tenacity.stop_before_delay(seconds),
         "wait": tenacity.wait_random_exponential(multiplier=0.02, max=0.25),

@@ -70,8 +70,10 @@ class MemoryVerbs(MemorySteps):
         ``wait``: seconds of further attempts. ``keep_alive``: renew in the background. Raises as ``lock``, and
         ``LockDenied`` where somebody else has a lease.
         """
-        id, seconds, attempts = validation.machine_id(id), self._ttl(ttl), tenacity.Retrying(**waiting(wait))
-        lease = self._granted(id, attempts(self._attempt, id, seconds, describe_owner()))
+        id, seconds, attempt = validation.machine_id(id), self._ttl(ttl), self._attempt
+        if patience := waiting(wait):
+            attempt = tenacity.Retrying(**patience).wraps(attempt)
+        lease = self._granted(id, attempt(id, seconds, describe_owner()))
         hold(lease)
         keeper = KeepAlive(lease) if keep_alive else None
         try:

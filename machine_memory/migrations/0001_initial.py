@@ -2,8 +2,8 @@
 
 from django.db import migrations, models
 
+import machine_memory.encoding
 import machine_memory.fields
-import machine_memory.validation
 
 
 class Migration(migrations.Migration):
@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
                 (
                     "data",
                     models.JSONField(
-                        encoder=machine_memory.validation.DataEncoder,
+                        encoder=machine_memory.encoding.DataEncoder,
                         help_text="The state; null until the first write.",
                         null=True,
                     ),
