@@ -35,8 +35,8 @@ def aliases(name: str) -> list[str]:
     return [DATABASES[name], f"{name}-proxied"] if name in servers.VARIABLES else [DATABASES[name]]
 
 
-def databases(*names: str) -> list[Any]:
-    """Return a parameter per database; one that is not there is skipped and says why."""
+def databases(*names: str, forms: tuple[str, ...] = ("", ORM)) -> list[Any]:
+    """Return a parameter per database and form; what is not there is skipped and says why."""
     return [
         pytest.param(
             name + form,
@@ -46,7 +46,7 @@ def databases(*names: str) -> list[Any]:
             ],
         )
         for name in names or DATABASES
-        for form in ("", ORM)
+        for form in forms
     ]
 
 

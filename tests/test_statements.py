@@ -1,0 +1,170 @@
+"""How many statements a step takes, what they are made of, and that nothing is left behind."""
+
+import tracemalloc
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from machine_memory import DatabaseMachineMemory, LockNotHeld, Metadata, VersionConflict
+from machine_memory.statements import MachineStatements, statements
+from tests.conftest import Store, Worker, databases
+from tests.test_database import attempts
+
+one_statement = pytest.mark.parametrize("database", databases(forms=("",)), indirect=True)
+"""On every database that has the one-statement forms."""
+
+
+class TestCounts:
+    @one_statement
+    def test_a_lease_and_a_commit_are_two(self, database: Store) -> None:
+        database.memory.write("a", {"n": 1})
+        with attempts(database.alias) as sent, database.memory.lease("a") as lease:
+            lease.commit({"n": lease.data["n"] + 1})
+
+        assert len(sent) == 2
+        assert database.memory.read("a") == {"n": 2}
+
+    @one_statement
+    def test_the_four_operations_are_four(self, database: Store) -> None:
+        memory = database.memory
+        memory.write("a", {"n": 1})
+        with attempts(database.alias) as sent:
+            assert memory.lock("a") is True
+            assert memory.read("a") == {"n": 1}
+            assert memory.write("a", {"n": 2}) == 2
+            assert memory.unlock("a") is True
+
+        assert [statement.split()[0] for statement in sent][1:] == ["SELECT", "UPDATE", "UPDATE"]
+        assert len(sent) == 4
+
+    @one_statement
+    def test_renewing_is_one_and_so_is_releasing(self, database: Store) -> None:
+        with database.memory.lease("a") as lease, attempts(database.alias) as sent:
+            lease.renew()
+            lease.write({})
+            lease.release()
+        assert len(sent) == 3
+
+    @one_statement
+    def test_the_first_lease_of_an_absent_machine(self, database: Store) -> None:
+        database.memory.read("warm up")
+        with attempts(database.alias) as sent:
+            assert database.memory.lock("a") is True
+        assert len(sent) == (2 if database.name == "postgresql" else 1)
+
+    @one_statement
+    def test_a_denied_lock(self, database: Store) -> None:
+        database.memory.lock("a")
+        with attempts(database.alias) as sent:
+            assert database.memory.lock("a") is False
+        assert len(sent) == (2 if database.name == "postgresql" else 1)
+
+    @one_statement
+    def test_the_first_write_of_a_machine_takes_a_second_one(self, database: Store) -> None:
+        database.memory.read("warm up")
+        with attempts(database.alias) as sent:
+            database.memory.write("a", {}, metadata=Metadata(parent="p"))
+        assert [statement.split()[0] for statement in sent] == ["UPDATE", "INSERT"]
+
+    @one_statement
+    def test_why_a_write_was_refused_takes_a_second_one(self, database: Store) -> None:
+        memory = database.memory
+        memory.write("a", {})
+        with attempts(database.alias) as sent, pytest.raises(VersionConflict):
+            memory.write("a", {}, expected_version=7)
+        assert [statement.split()[0] for statement in sent] == ["UPDATE", "SELECT"]
+
+        Worker(memory).lock("a")
+        with attempts(database.alias) as sent, pytest.raises(LockNotHeld):
+            memory.write("a", {}, expected_version=1)
+        assert [statement.split()[0] for statement in sent] == ["UPDATE", "SELECT"]
+
+
+class TestTexts:
+    @one_statement
+    def test_they_are_built_once_and_hold_no_values(self, database: Store) -> None:
+        database.memory.read("warm up")
+        with attempts(database.alias) as sent:
+            for id in ("order-42", "'; DROP TABLE x; --"):
+                with database.memory.lease(id, ttl=77) as lease:
+                    lease.commit({"secret": "canary"})
+                database.memory.read(id)
+
+        assert sent[: len(sent) // 2] == sent[len(sent) // 2 :]
+        for statement in sent:
+            assert not any(value in statement for value in ("order-42", "DROP", "canary", "77"))
+
+    @pytest.mark.parametrize(
+        ("vendor", "returning"),
+        [("oracle", True), ("mysql", True), ("sqlite", False)],
+        ids=["Oracle", "MySQL", "an old SQLite"],
+    )
+    def test_where_a_database_cannot_take_them_the_orm_does(self, vendor: str, returning: bool) -> None:
+        features = SimpleNamespace(can_return_columns_from_insert=returning)
+        connection: Any = SimpleNamespace(vendor=vendor, features=features, mysql_is_mariadb=False)
+        assert statements(connection) is None
+
+    def test_the_orm_can_be_chosen(self, database: Store) -> None:
+        assert isinstance(database.steps, MachineStatements) is database.one_statement
+
+
+class TestServerSideBinding:
+    """Parameters that PostgreSQL binds itself, and not the client, have one type each."""
+
+    @pytest.fixture
+    def memory(self, database: Store) -> Iterator[DatabaseMachineMemory]:
+        connection = connections[f"{database.name}-proxied"]
+        before = connection.settings_dict["OPTIONS"]
+        connection.close()
+        connection.settings_dict["OPTIONS"] = {**before, "server_side_binding": True}
+        yield DatabaseMachineMemory(using=connection.alias)
+        connection.close()
+        connection.settings_dict["OPTIONS"] = before
+
+    @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
+    def test_every_statement_can_be_bound(self, database: Store, memory: DatabaseMachineMemory) -> None:
+        assert memory.write("a", {"n": 1}, metadata=Metadata(status="new", source="s", initiator="i")) == 1
+        assert memory.write("b", {}, metadata=Metadata(parent="a")) == 1
+        assert memory.write("c", {}, expected_version=0) == 1
+        assert memory.lock("absent") is True
+        assert memory.write("absent", {}, metadata=Metadata(parent="b")) == 1
+        assert memory.unlock("absent") is True
+        with memory.lease("a") as lease:
+            lease.renew(60)
+            assert Worker(memory).lock("a") is False
+            assert lease.write({"n": 2}) == 2
+            assert lease.commit({"n": 3}) == 3
+        with pytest.raises(VersionConflict):
+            memory.write("a", {}, expected_version=1)
+        assert memory.read("a") == {"n": 3}
+        assert memory.tree("a") == ["a", "absent", "b"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_goes_through_many_cycles_keeps_nothing() -> None:
+    """A lease that is remembered, a text that is built anew, a context that grows: all would show."""
+    memory = DatabaseMachineMemory()
+
+    def cycles(name: str, count: int) -> None:
+        for number in range(count):
+            id = f"{name}-{number}"
+            with memory.lease(id) as lease:
+                lease.write({"n": number})
+                lease.commit({"n": number})
+            memory.lock(id)
+            memory.write(id, {"n": number})
+            memory.unlock(id)
+
+    cycles("warm up", 100)
+    tracemalloc.start()
+    try:
+        cycles("before", 100)
+        before, _ = tracemalloc.get_traced_memory()
+        cycles("after", 500)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 20_000
