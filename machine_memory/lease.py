@@ -38,7 +38,7 @@ class Lease:
         self._over: str | None = None
         """Why this lease is of no use any more."""
         self._unsettled = False
-        """Whether a rollback of the caller's may undo that."""
+        """Whether a rollback of the caller's may undo what was done last: then the store alone knows how things are."""
         self._ending = threading.Lock()
         """Held while the lease is given back, so that a renewal does not meet a lease that is half gone."""
         self.id = id
@@ -123,8 +123,9 @@ class Lease:
             return version
 
     def _write(self, data: dict[str, Any], metadata: Metadata | None, *, release: bool = False) -> int:
+        expected_version = None if self._unsettled else self.version
         return self._memory._write_checked(
-            self.id, data, lease=self, expected_version=self.version, metadata=metadata, release=release
+            self.id, data, lease=self, expected_version=expected_version, metadata=metadata, release=release
         )
 
     def _release(self) -> bool:
@@ -147,10 +148,14 @@ class Lease:
         self._ends_at = asked_at + ttl
 
     def _wrote(self, data: EncodedData, version: int) -> None:
-        self._data, self.version = data, version
+        self._data, self.version, self._over = data, version, None
+        self._unsettled = self._memory._in_transaction()
+
+    def _lose(self, reason: str) -> None:
+        self._over, self._unsettled = reason, False
 
     def _check(self) -> None:
-        if self._over:
+        if not self._may_be_live():
             raise LockLost(f"The lease of {quoted(self.id)} {self._over}. Lock again, and start from the stored state.")
 
 
@@ -210,7 +215,7 @@ class KeepAlive:
                         break
                     self._renew()
         except Exception as error:
-            self._lease._over = f"could not be kept alive ({type(error).__name__})"
+            self._lease._lose(f"could not be kept alive ({type(error).__name__})")
             logger.warning("lost the lease of %s: it could not be kept alive", quoted(self._lease.id), exc_info=True)
         finally:
             self._lease._memory._close()

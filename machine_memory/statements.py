@@ -49,7 +49,7 @@ class Page:
         self._writes: dict[tuple[bool, int | None, bool], str] = {}
 
     def write(self, token: str | None, expected_version: int | None, release: bool) -> str:
-        version = expected_version and 1
+        version = expected_version and 1  # Whichever it is, it was written before.
         key = (token is None, version, release)
         if key not in self._writes:
             self._writes[key] = self._fill(

@@ -197,6 +197,21 @@ class TestTransactions:
         assert database.memory.read("a") is None
         assert list(database.memory.held_locks()) == []
 
+    def test_after_a_rollback_the_lease_goes_on_from_what_is_stored(self, database: Store) -> None:
+        atomic = transaction.atomic(using=database.alias)
+        with database.memory.lease("a") as lease:
+            lease.write({"n": 1})
+            for step in (lease.write, lease.commit):
+                with pytest.raises(ZeroDivisionError), atomic:
+                    assert step({"n": 2}) == 2
+                    1 / 0  # noqa: B018
+            assert lease.write({"n": 3}) == 2
+            with atomic:
+                lease.commit({"n": 4})
+            with pytest.raises(LockLost):
+                lease.write({"n": 5})
+        assert database.memory.read("a") == {"n": 4}
+
     def test_a_second_alias_of_the_same_database_can_lock_within(self, database: Store) -> None:
         if database.name == "sqlite":
             return self.assert_that_sqlite_has_one_writer(database)

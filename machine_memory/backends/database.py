@@ -13,12 +13,7 @@ from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.encoding import EncodedData
-from machine_memory.exceptions import (
-    InvalidConfiguration,
-    LockInTransaction,
-    UnknownOutcome,
-    WriteError,
-)
+from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, UnknownOutcome, WriteError
 from machine_memory.records import Grant, LockInfo, Metadata, Record
 from machine_memory.validation import quoted
 
@@ -79,7 +74,9 @@ class DatabaseMachineMemory(BaseMachineMemory):
                     return 1
                 _refuse_unless_open(steps, id, token, expected_version)
         except Error as failure:
-            if not connection.in_atomic_block and _is_lost(session, connection):
+            if connection.in_atomic_block:
+                raise  # What becomes of it is decided with the caller's transaction.
+            if _is_lost(session, connection):
                 raise UnknownOutcome(
                     f"The reply to the write of {quoted(id)} was lost: it may have been applied."
                     " Read it back and compare versions before writing again."
