@@ -143,6 +143,13 @@ class TestServerSideBinding:
         assert memory.tree("a") == ["a", "absent", "b"]
 
 
+@pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
+def test_postgresql_keeps_room_for_the_next_version_of_a_row(database: Store) -> None:
+    with connections[database.alias].cursor() as cursor:
+        cursor.execute("SELECT reloptions FROM pg_class WHERE relname = %s", [database.rows.model._meta.db_table])
+        assert cursor.fetchone() == (["fillfactor=80"],)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_that_goes_through_many_cycles_keeps_nothing() -> None:
     """A lease that is remembered, a text that is built anew, a context that grows: all would show."""
