@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo test coverage lint format clean
+.PHONY: help demo test coverage bench lint format clean
 
 help:
 	@echo "make demo      drive orders through a workflow while workers are killed; ARGS='--orders 500 --kill 10'"
 	@echo "make test      run the tests on every database that is there; ARGS='-k lease'"
 	@echo "make coverage  the same, and measure branch coverage"
+	@echo "make bench     measure side by side with drivers and peers, in five minutes; ARGS='--large'"
 	@echo "make lint      check style, types and migrations"
 
 demo: $(VENV)/demo
@@ -21,6 +22,9 @@ test: $(VENV)/test
 coverage: $(VENV)/test
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
+
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks --json benchmarks/results.json --markdown benchmarks/results.md $(ARGS)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check
@@ -50,4 +54,8 @@ $(VENV)/test: $(VENV)/demo pyproject.toml
 	@# It is compiled here, which takes the headers of MariaDB or MySQL; the tests say so where it is missing.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mysql]' >$(VENV)/mysql.log 2>&1 || \
 		echo "mysqlclient could not be installed ($(VENV)/mysql.log): MariaDB will not be tested."
+	@touch $@
+
+$(VENV)/bench: $(VENV)/test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

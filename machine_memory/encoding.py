@@ -11,6 +11,7 @@ from machine_memory.exceptions import InvalidData
 from machine_memory.validation import has_surrogate, quoted
 
 MAX_INT_BITS = 14_000  # Python itself refuses to print more than 4,300 digits.
+_CONTAINERS = frozenset([dict, list])
 _SCALARS = frozenset([str, int, float, bool, type(None)])
 
 
@@ -39,28 +40,33 @@ def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
     """Return ``value`` as JSON that reads back equal, or say where it would not."""
     if not isinstance(value, dict):
         raise InvalidData(f"data must be a dict of JSON values, not {quoted(value)}.")
-    text = _encoded_if_plain(value, max_bytes, max_depth)
-    if text is None:
+    plain = _encoded_if_plain(value, max_bytes, max_depth)
+    if plain is None:
         try:
             _Check(max_bytes, max_depth).value(value)
         except _Refused as refused:
             raise InvalidData(f"data{refused.path} {refused}.") from None
-        text = _encode(value)
-    size = len(text) if text.isascii() else len(text.encode())
+        plain = _with_size(_encode(value))
+    text, size = plain
     if size > max_bytes:
         raise InvalidData(f"data must be at most {max_bytes:,} bytes as JSON, not {size:,}.")
     return EncodedData(text)
 
 
-def _encoded_if_plain(value: dict[Any, Any], max_bytes: int, max_depth: int) -> str | None:
-    """Return the JSON of what is beyond doubt, at the speed of C; ``None``: a closer look is needed."""
+def _with_size(text: str) -> tuple[str, int]:
+    return text, len(text) if text.isascii() else len(text.encode())
+
+
+def _encoded_if_plain(value: dict[Any, Any], max_bytes: int, max_depth: int) -> tuple[str, int] | None:
+    """Return JSON and bytes of what is beyond doubt, at the speed of C; ``None``: a closer look is needed."""
     level: list[Any] = [value]
     items = 0
     for _ in range(max_depth):
-        dicts = [container for container in level if type(container) is dict]
-        lists = [container for container in level if type(container) is list]
-        if len(dicts) + len(lists) < len(level):
+        kinds = set(map(type, level))
+        if not kinds <= _CONTAINERS:
             return None
+        dicts = [container for container in level if type(container) is dict] if list in kinds else level
+        lists = [container for container in level if type(container) is list] if list in kinds else ()
         items += sum(map(len, level))
         if 2 * items >= max_bytes:  # Each takes a character, and a comma or bracket.
             raise InvalidData(f"data must be at most {max_bytes:,} bytes as JSON, and is larger.")
@@ -75,11 +81,10 @@ def _encoded_if_plain(value: dict[Any, Any], max_bytes: int, max_depth: int) -> 
     else:
         return None
     try:
-        text = _encode(value)
-        text.isascii() or text.encode()
+        plain = _with_size(_encode(value))
     except ValueError:  # A number that JSON does not have, or a lone surrogate.
         return None
-    return None if "\\" in text and "\\u0000" in text else text
+    return None if "\\" in plain[0] and "\\u0000" in plain[0] else plain
 
 
 class _Refused(Exception):

@@ -1,5 +1,6 @@
 """The steps that are taken most, in one statement each: what the QuerySet's forms of them do, at the driver's speed."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from django.db import IntegrityError, OperationalError
@@ -96,10 +97,7 @@ class MachineStatements:
         if page.vendor == "sqlite":
             params["first_fence"] = host_microseconds()
         try:
-            if page.vendor == "sqlite":
-                with bounded_wait(self._connection):
-                    row = self._row(page.acquire, params)
-            else:
+            with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
                 row = self._row(page.acquire, params)
                 if row is None and page.insert_lease:
                     row = self._row(page.insert_lease, params)

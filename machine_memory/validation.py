@@ -76,6 +76,8 @@ _NO_METADATA = Metadata()
 def metadata(value: object, data: Mapping[str, object]) -> Metadata:
     """Return ``value`` completed with what an Arvo record says of itself in ``data``."""
     if value is None:
+        if "status" not in data and "parentSubject" not in data:
+            return _NO_METADATA
         value = _NO_METADATA
     if not isinstance(value, Metadata):
         raise InvalidData(f"metadata must be a machine_memory.Metadata, not {quoted(value)}.")

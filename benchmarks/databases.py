@@ -1,0 +1,152 @@
+"""Scratch databases: made when needed and dropped afterwards; nothing else on a server is touched."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from django.core.management import call_command
+from django.db import connections
+
+from benchmarks.order import order
+from machine_memory import sql
+from machine_memory.encoding import encode
+from machine_memory.models import MachineRecord
+
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+HELD_EVERY = 100
+"""Of so many machines one is held where ``fill`` is told so: some live, some expired, spread over two hours."""
+TABLE = MachineRecord._meta.db_table
+STRIDE = 618_033_989
+"""Coprime to the numbers of machines, so that ``ids`` comes to all of them, each time far from the last."""
+
+
+def available() -> list[str]:
+    return [name for name in NAMES if name in connections.settings]
+
+
+@contextmanager
+def scratch(*aliases: str) -> Iterator[None]:
+    """Have empty tables in new databases, until the block ends."""
+    with ExitStack() as undo:
+        for alias in aliases:
+            undo.callback(_drop, alias)
+            _create(alias)
+        yield
+
+
+def ids(count: int) -> Iterator[str]:
+    """Return ids of free machines without end, out of ``count`` that are there."""
+    number = 0
+    while True:
+        number = (number + STRIDE) % count
+        if number % HELD_EVERY:
+            yield machine_id(number)
+
+
+def held_ids(count: int) -> Iterator[str]:
+    """Return ids of the machines that are left out of ``ids``."""
+    while True:
+        yield from map(machine_id, range(HELD_EVERY, count, HELD_EVERY))
+
+
+def machine_id(number: int) -> str:
+    return f"order-{number:08}"
+
+
+def fill(alias: str, count: int, *, held: bool = False) -> None:
+    """Insert ``count`` machines with the usual state."""
+    connection = connections[alias]
+    vendor = connection.vendor
+    words = {name: text.format(count=count) for name, text in _WORDS[vendor].items()}
+    later = sql.LATER[vendor].format(words["spread"])
+    lease = f"CASE WHEN n %% {HELD_EVERY} = 0 THEN {{}} END" if held else "NULL"
+    columns = {
+        "id": words["id"],
+        "data": "%(data)s" + ("::jsonb" if vendor == "postgresql" else ""),
+        "version": "1",
+        "status": "'packed'",
+        "root": words["id"],
+        "fence": "n",
+        "created_at": sql.NOW[vendor],
+        "written_at": sql.NOW[vendor],
+        "lease_token": lease.format(words["token"]),
+        "lease_owner": lease.format("'another-host:1:MainThread'"),
+        "lease_acquired_at": lease.format(sql.NOW[vendor]),
+        "lease_expires_at": lease.format(later),
+    }
+    with connection.cursor() as cursor:
+        names, values = ", ".join(columns), ", ".join(columns.values())
+        cursor.execute(
+            f"INSERT INTO {TABLE} ({names}) SELECT {values} FROM {words['numbers']}",  # noqa: S608 - All of it is above.
+            {"data": encode(order(), max_bytes=100_000, max_depth=10)},
+        )
+        for statement in _SETTLE[vendor]:
+            cursor.execute(statement)
+
+
+def fill_all(sizes: dict[str, int], *, held: bool = False) -> None:
+    """Fill the databases of the aliases side by side: it is the servers that work."""
+
+    def fill_one(alias: str) -> None:
+        try:
+            fill(alias, sizes[alias], held=held)
+        finally:
+            connections[alias].close()
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(fill_one, sizes))
+    os.sync()  # Else the system writes it out while the first comparison waits for its own.
+
+
+_WORDS = {
+    "postgresql": {
+        "numbers": "GENERATE_SERIES(1, {count}) n",
+        "id": "'order-' || LPAD(n::text, 8, '0')",
+        "token": "LPAD(n::text, 32, '0')",
+        "spread": "n %% 7207 - 3600",
+    },
+    "mysql": {
+        "numbers": "(SELECT CAST(seq AS SIGNED) AS n FROM seq_1_to_{count}) numbers",
+        "id": "CONCAT('order-', LPAD(n, 8, '0'))",
+        "token": "LPAD(n, 32, '0')",
+        "spread": "(n %% 7207 - 3600) * 1000000",
+    },
+    "sqlite": {
+        "numbers": "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {count})"
+        " SELECT n FROM numbers)",
+        "id": "PRINTF('order-%%08d', n)",
+        "token": "PRINTF('%%032d', n)",
+        "spread": "(n %% 7207 - 3600) || ' seconds'",
+    },
+}
+# What a server does in the background after a large insert would be measured along with what comes first.
+_SETTLE = {
+    "postgresql": [f"VACUUM ANALYZE {TABLE}", "CHECKPOINT"],
+    "mysql": [f"ANALYZE TABLE {TABLE}"],
+    "sqlite": ["PRAGMA wal_checkpoint(TRUNCATE)"],
+}
+
+
+def _create(alias: str) -> None:
+    connection = connections[alias]
+    if connection.vendor != "sqlite":
+        charset = " CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""
+        _drop(alias)
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {connection.settings_dict['NAME']}{charset}")
+    call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
+
+
+def _drop(alias: str) -> None:
+    connection = connections[alias]
+    connection.close()
+    name = connection.settings_dict["NAME"]
+    if connection.vendor == "sqlite":
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{name}{suffix}").unlink(missing_ok=True)
+        return
+    force = " WITH (FORCE)" if connection.vendor == "postgresql" else ""
+    with connection._nodb_cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name}{force}")

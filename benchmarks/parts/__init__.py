@@ -1,0 +1,1 @@
+"""The comparisons, one module each: ``measured(run)`` returns a section of the report."""

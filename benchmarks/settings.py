@@ -1,0 +1,40 @@
+"""Settings of the benchmarks: scratch databases alone, on every server that is there."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests import servers
+
+SCRATCH = "machine_memory_bench"
+SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
+"""Numbers of machines to compare; each has a database of its own beside the others."""
+
+# The processes that a run starts find its folder here.
+_folder = Path(os.environ.get("MACHINE_MEMORY_BENCH_FOLDER", tempfile.gettempdir()))
+_sqlite = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "OPTIONS": {
+        "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+    },
+}
+_servers = {name: found for name, found in servers.databases().items() if name in servers.VARIABLES}
+
+
+def _databases(suffix: str) -> dict[str, dict[str, Any]]:
+    scratch = SCRATCH + suffix.replace("-", "_")
+    return {
+        f"sqlite{suffix}": {**_sqlite, "NAME": _folder / f"{scratch}.sqlite3"},
+        **{name + suffix: {**found, "NAME": scratch} for name, found in _servers.items()},
+    }
+
+
+SECRET_KEY = "for benchmarks alone"  # noqa: S105
+USE_TZ = True
+INSTALLED_APPS = ["machine_memory", "benchmarks"]
+DATABASES: dict[str, dict[str, Any]] = {"default": {}, **_databases("")}
+for size in SIZES:
+    DATABASES |= _databases(f"-{size}")
