@@ -8,17 +8,12 @@ from math import isfinite
 from typing import Any
 
 from machine_memory.exceptions import InvalidData
+from machine_memory.records import EncodedData
 from machine_memory.validation import has_surrogate, quoted
 
 MAX_INT_BITS = 14_000  # Python itself refuses to print more than 4,300 digits.
 _CONTAINERS = frozenset([dict, list])
 _SCALARS = frozenset([str, int, float, bool, type(None)])
-
-
-class EncodedData(str):
-    """Data that has been checked and encoded; the JSON column stores it as it is."""
-
-    __slots__ = ()
 
 
 class DataEncoder(json.JSONEncoder):

@@ -12,9 +12,9 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from machine_memory.encoding import EncodedData, decode
+from machine_memory.encoding import decode
 from machine_memory.exceptions import LockLost, StoreError
-from machine_memory.records import Grant, Metadata
+from machine_memory.records import EncodedData, Grant, Metadata
 from machine_memory.validation import MAX_LABEL_LENGTH, quoted
 
 if TYPE_CHECKING:

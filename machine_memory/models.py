@@ -8,9 +8,9 @@ from django.db.models import Case, F, Q, Value, When
 
 from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
-from machine_memory.encoding import DataEncoder, EncodedData
+from machine_memory.encoding import DataEncoder
 from machine_memory.fields import ExactCharField, PartialIndex
-from machine_memory.records import Grant, Metadata
+from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
@@ -103,37 +103,29 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def force_release(self, id: str) -> bool:
         return bool(self.filter(pk=id, lease_token__isnull=False).update(fence=F("fence") + 1, **NO_LEASE))
 
-    def write(
-        self,
-        id: str,
-        data: EncodedData,
-        *,
-        token: str | None,
-        expected_version: int | None,
-        metadata: Metadata,
-        release: bool,
-    ) -> int | None:
-        """Write and return the new version; ``None``: no row, or not one that ``token`` and version open."""
-        changes = {"data": data, "written_at": StoreTime(), **_labels(metadata)}
+    def write(self, change: Change) -> int | None:
+        """Write and return the new version; ``None``: no row, or not one that token and version open."""
+        changes = {"data": change.data, "written_at": StoreTime(), **_labels(change.metadata)}
         with transaction.atomic(using=self.db):
-            row = self.filter(pk=id).open_to(token)
-            if expected_version is not None:
-                row = row.filter(version=expected_version)
-            if not expected_version:
-                changes = self._ancestry_if_first(id, metadata.parent) | changes
-            if release:
+            row = self.filter(pk=change.id).open_to(change.token)
+            if change.expected_version is not None:
+                row = row.filter(version=change.expected_version)
+            if not change.expected_version:
+                changes = self._ancestry_if_first(change.id, change.metadata.parent) | changes
+            if change.release:
                 changes |= NO_LEASE
             if not row.update(**changes, version=F("version") + 1):
                 return None
-            return self.values_list("version", flat=True).get(pk=id)
+            return self.values_list("version", flat=True).get(pk=change.id)
 
-    def write_first(self, id: str, data: EncodedData, metadata: Metadata) -> bool:
+    def write_first(self, change: Change) -> bool:
         """Insert a machine with its first state; false where it exists by now."""
-        if self.filter(pk=id).exists():
+        if self.filter(pk=change.id).exists():
             return False
-        state = {"data": data, "version": 1, "written_at": StoreTime()}
-        ancestry = {"parent": metadata.parent, "root": self._root(id, metadata.parent)}
-        return self._insert(id, {**state, **ancestry, **_labels(metadata)})
+        parent = change.metadata.parent
+        state = {"data": change.data, "version": 1, "written_at": StoreTime()}
+        ancestry = {"parent": parent, "root": self._root(change.id, parent)}
+        return self._insert(change.id, {**state, **ancestry, **_labels(change.metadata)})
 
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:

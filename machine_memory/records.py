@@ -44,6 +44,26 @@ class LockInfo:
     expires_at: datetime
 
 
+class EncodedData(str):
+    """Data that has been checked and encoded; the JSON column stores it as it is."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A write that has been checked, on its way to a store: what it stores, and under which conditions."""
+
+    id: str
+    data: EncodedData
+    metadata: Metadata
+    token: str | None
+    """Of the writer's lease; ``None``: it has none, and nobody else may have one."""
+    expected_version: int | None
+    release: bool
+    """Whether the lease ends with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a store hands back with a lease: the machine as it was at that instant."""

@@ -9,9 +9,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from machine_memory import sql
 from machine_memory.clock import OFFSET, host_microseconds
 from machine_memory.contention import bounded_wait, is_contention
-from machine_memory.encoding import EncodedData, decode
+from machine_memory.encoding import decode
 from machine_memory.models import MachineRecord
-from machine_memory.records import Grant, Metadata
+from machine_memory.records import Change, EncodedData, Grant
 
 _pages: dict[str, "Page"] = {}
 
@@ -117,31 +117,20 @@ class MachineStatements:
     def release(self, id: str, *, token: str) -> bool:
         return self._count(self._page.release, {"id": id, "token": token}) == 1
 
-    def write(
-        self,
-        id: str,
-        data: EncodedData,
-        *,
-        token: str | None,
-        expected_version: int | None,
-        metadata: Metadata,
-        release: bool,
-    ) -> int | None:
-        text = self._page.write(token, expected_version, release)
-        params = {"id": id, "data": data, "token": token, "expected_version": expected_version, **_columns(metadata)}
+    def write(self, change: Change) -> int | None:
+        text = self._page.write(change.token, change.expected_version, change.release)
         with self._connection.cursor() as cursor:
-            cursor.execute(text, params)
+            cursor.execute(text, _columns(change))
             if not self._page.returns:
                 return int(cursor.lastrowid) if cursor.rowcount else None
             row = cursor.fetchone()
             return int(row[0]) if row else None
 
-    def write_first(self, id: str, data: EncodedData, metadata: Metadata) -> bool:
-        params = {"id": id, "data": data, "first_fence": host_microseconds(), **_columns(metadata)}
+    def write_first(self, change: Change) -> bool:
         try:
-            return self._count(self._page.write_first, params) == 1
+            return self._count(self._page.write_first, _columns(change) | {"first_fence": host_microseconds()}) == 1
         except IntegrityError:
-            if self.standing(id) is None:
+            if self.standing(change.id) is None:
                 raise
             return False
 
@@ -167,10 +156,14 @@ def _grant(row: Any, token: str) -> Grant | None:
     return Grant(None if data is None else EncodedData(data), version, fence)
 
 
-def _columns(metadata: Metadata) -> dict[str, str | None]:
+def _columns(change: Change) -> dict[str, Any]:
     return {
-        "status": metadata.status,
-        "source": metadata.source,
-        "initiator": metadata.initiator,
-        "parent": metadata.parent,
+        "id": change.id,
+        "data": change.data,
+        "token": change.token,
+        "expected_version": change.expected_version,
+        "status": change.metadata.status,
+        "source": change.metadata.source,
+        "initiator": change.metadata.initiator,
+        "parent": change.metadata.parent,
     }

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from machine_memory import InvalidData, SimpleMachineMemory, encoding
-from machine_memory.encoding import EncodedData
+from machine_memory.records import EncodedData
 from machine_memory.validation import quoted
 from tests.conftest import DATABASES, TESTED, Store
 

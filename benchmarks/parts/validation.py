@@ -11,7 +11,7 @@ from benchmarks.measure import Contestant
 from benchmarks.order import length, order
 from benchmarks.report import Bar, Cell, Section, Table
 from benchmarks.run import Run
-from machine_memory import Metadata, SimpleMachineMemory, encoding, validation
+from machine_memory import Metadata, SimpleMachineMemory, encoding, records, validation
 
 SIZES = (1_300, 100_000)
 WITH, WITHOUT = "checked", "plain JSON encoding"
@@ -61,8 +61,8 @@ def _encodings(state: dict[str, Any]) -> list[Contestant]:
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    def encode(value: object, **limits: int) -> encoding.EncodedData:
-        return encoding.EncodedData(_plain(value))
+    def encode(value: object, **limits: int) -> records.EncodedData:
+        return records.EncodedData(_plain(value))
 
     def metadata(value: object, data: Mapping[str, object]) -> Metadata:
         return _NONE

@@ -12,9 +12,8 @@ from django.utils.connection import ConnectionDoesNotExist
 from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
-from machine_memory.encoding import EncodedData
 from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, UnknownOutcome, WriteError
-from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.records import Change, Grant, LockInfo, Record
 from machine_memory.validation import quoted
 
 if TYPE_CHECKING:
@@ -50,41 +49,30 @@ class DatabaseMachineMemory(BaseMachineMemory):
         columns = self._machines.written().filter(pk=id).values(*RECORD_COLUMNS).first()
         return Record(**self._in_utc(columns)) if columns else None
 
-    def _write(
-        self,
-        id: str,
-        data: EncodedData,
-        *,
-        token: str | None,
-        expected_version: int | None,
-        metadata: Metadata,
-        release: bool,
-    ) -> int:
+    def _write(self, change: Change) -> int:
         connection = self._mend_connection()
         steps, session = self._steps(connection), _session(connection)
         try:
             # A second round is for a machine that appeared or lost its lease between the statements of the first.
             for _ in range(2):
-                version = steps.write(
-                    id, data, token=token, expected_version=expected_version, metadata=metadata, release=release
-                )
+                version = steps.write(change)
                 if version is not None:
                     return version
-                if token is None and not expected_version and steps.write_first(id, data, metadata):
+                if change.token is None and not change.expected_version and steps.write_first(change):
                     return 1
-                _refuse_unless_open(steps, id, token, expected_version)
+                _refuse_unless_open(steps, change.id, change.token, change.expected_version)
         except Error as failure:
             if connection.in_atomic_block:
                 raise  # What becomes of it is decided with the caller's transaction.
             if _is_lost(session, connection):
                 raise UnknownOutcome(
-                    f"The reply to the write of {quoted(id)} was lost: it may have been applied."
+                    f"The reply to the write of {quoted(change.id)} was lost: it may have been applied."
                     " Read it back and compare versions before writing again."
                 ) from failure
             if contention.is_contention(failure):
-                _refuse_unless_open(steps, id, token, expected_version)
+                _refuse_unless_open(steps, change.id, change.token, change.expected_version)
             raise
-        raise WriteError(f"{quoted(id)} kept changing while it was written. Nothing was changed. Lock it first.")
+        raise WriteError(f"{quoted(change.id)} kept changing while it was written. Nothing was changed. Lock it first.")
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
         connection = self._mend_connection()

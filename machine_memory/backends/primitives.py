@@ -3,9 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from machine_memory.encoding import EncodedData
 from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
-from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.records import Change, Grant, LockInfo, Record
 from machine_memory.validation import quoted
 
 
@@ -25,16 +24,7 @@ class MemoryPrimitives(ABC):
     def _record(self, id: str) -> Record | None: ...
 
     @abstractmethod
-    def _write(
-        self,
-        id: str,
-        data: EncodedData,
-        *,
-        token: str | None,
-        expected_version: int | None,
-        metadata: Metadata,
-        release: bool,
-    ) -> int:
+    def _write(self, change: Change) -> int:
         """Write in one atomic step and return the new version, or raise the ``refusal``."""
 
     @abstractmethod

@@ -11,8 +11,7 @@ from typing import Any
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
-from machine_memory.encoding import EncodedData
-from machine_memory.records import Grant, LockInfo, Metadata, Record
+from machine_memory.records import Change, Grant, LockInfo, Metadata, Record
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -80,25 +79,16 @@ class SimpleMachineMemory(BaseMachineMemory):
                 written_at=_utc(machine.written_at),
             )
 
-    def _write(
-        self,
-        id: str,
-        data: EncodedData,
-        *,
-        token: str | None,
-        expected_version: int | None,
-        metadata: Metadata,
-        release: bool,
-    ) -> int:
+    def _write(self, change: Change) -> int:
         with self._mutex:
-            machine = self._machines.get(id)
-            self._refuse_unless_open(id, machine, token, expected_version)
-            machine = machine or self._add(id)
-            machine.metadata = _merged(machine, metadata)
+            machine = self._machines.get(change.id)
+            self._refuse_unless_open(change.id, machine, change.token, change.expected_version)
+            machine = machine or self._add(change.id)
+            machine.metadata = _merged(machine, change.metadata)
             if not machine.version:
-                machine.root = self._root(id, metadata.parent)
-            machine.data, machine.version, machine.written_at = data, machine.version + 1, self._clock()
-            if release:
+                machine.root = self._root(change.id, change.metadata.parent)
+            machine.data, machine.version, machine.written_at = change.data, machine.version + 1, self._clock()
+            if change.release:
                 machine.lease = None
             return machine.version
 

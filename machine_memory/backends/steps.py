@@ -15,7 +15,7 @@ from machine_memory import encoding, validation
 from machine_memory import exceptions as errors
 from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
 from machine_memory.lease import Lease
-from machine_memory.records import Metadata
+from machine_memory.records import Change, Metadata
 from machine_memory.validation import quoted
 
 logger = logging.getLogger("machine_memory")
@@ -71,10 +71,16 @@ class MemorySteps(MemoryPrimitives):
             lease._check()
         elif self.require_lease:
             raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
+        change = Change(
+            id=id,
+            data=text,
+            metadata=metadata,
+            token=token_of(lease),
+            expected_version=expected_version,
+            release=release,
+        )
         with self._translating(errors.WriteError, "write", id):
-            version = self._write(
-                id, text, token=token_of(lease), expected_version=expected_version, metadata=metadata, release=release
-            )
+            version = self._write(change)
         if lease is not None:
             lease._wrote(text, version)
         return version
