@@ -31,7 +31,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", type=_parts, default=PARTS, metavar="PART,…", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--seconds", type=float, default=2.5, help="how long a comparison is measured (2.5)")
+    parser.add_argument("--seconds", type=float, default=2, help="how long a comparison is measured (2)")
     parser.add_argument("--quick", action="store_true", help="try it out: the figures mean little")
     parser.add_argument("--large", action="store_true", help="10 million machines, and 100 thousand cycles of wear")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from benchmarks.order import advance
 from machine_memory import BaseMachineMemory
 
 OURS = "machine_memory"
@@ -38,7 +39,7 @@ class Memory:
     def cycle(self, id: str) -> None:
         with self._memory.lease(id) as lease:
             state = lease.data
-            state["revision"] += 1
+            advance(state)
             lease.commit(state)
 
     def lock(self, id: str) -> None:

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Self
 
+from benchmarks.order import advance
+
 PATIENCE = 30
 """Seconds to wait for the others, and for a lease."""
 _spawning = multiprocessing.get_context("spawn")  # A fork would share the connections.
@@ -92,7 +94,7 @@ def _cycles(task: Task, number: int, start_line: Barrier) -> list[float]:
     while now < deadline:
         with memory.lease(id, wait=PATIENCE) as lease:
             state = lease.data
-            state["revision"] += 1
+            advance(state)
             lease.commit(state)
         before, now = now, time.monotonic()
         times.append(now - before)

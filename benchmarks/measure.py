@@ -56,7 +56,7 @@ class Race:
         return [time for times in self.rounds[name, step] for time in times]
 
 
-def race(contestants: Sequence[Contestant], *, seconds: float, turn: int = 20) -> Race:
+def race(contestants: Sequence[Contestant], *, seconds: float, turn: int = 10) -> Race:
     """Let each contestant take ``turn`` laps by turns, for as long as ``seconds`` says."""
     for contestant in contestants:
         _take_turn(contestant, turn)  # Opens connections, fills caches, plans statements.

@@ -33,6 +33,13 @@ def order(size: int = USUAL) -> dict[str, Any]:
     return state
 
 
+def advance(state: dict[str, Any]) -> None:
+    """Do a step of work: a new event takes the place of the oldest, so that the size stays."""
+    state["revision"] += 1
+    history = state["history"]
+    history.append({**history.pop(0), "id": f"evt-{state['revision']:06}"})
+
+
 def length(state: object) -> int:
     """Return the bytes of ``state`` as compact JSON."""
     return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode())

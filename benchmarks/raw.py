@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import sqlite3
 import time
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from django.db import connections
 
 from benchmarks.contestants import expect
+from benchmarks.order import advance
 from machine_memory.clock import OFFSET
 from machine_memory.statements import Page
 
@@ -43,7 +45,7 @@ class RawDriver(ABC):
         expect(row and row[0] == token)
         _, text, version, _ = row
         state = json.loads(text)
-        state["revision"] += 1
+        advance(state)
         self._save(self._commit, id, token, state, version)
 
     def lock(self, id: str) -> None:
@@ -116,8 +118,6 @@ class RawSQLite(RawDriver):
         super().__init__(alias, "sqlite", state)
 
     def _connect(self, params: dict[str, Any], options: dict[str, Any]) -> Any:
-        import sqlite3  # noqa: PLC0415
-
         connection = sqlite3.connect(params["database"], isolation_level=None, timeout=params["timeout"])
         connection.executescript(f"PRAGMA foreign_keys = ON; {options['init_command']}")
         return connection

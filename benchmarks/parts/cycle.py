@@ -25,10 +25,11 @@ def measured(run: Run) -> Section:
     )
     state = order()
     for name in databases.available():
-        with databases.scratch(name), lineup.on_database(name, state) as contestants:
+        with databases.scratch(name):
             databases.fill(name, MACHINES)
-            lineup.hold(contestants[0], MACHINES)
-            races = _races(run, databases.NAMES[name], contestants)
+            with lineup.on_database(name, state) as contestants:
+                lineup.hold(contestants[0], MACHINES)
+                races = _races(run, databases.NAMES[name], contestants)
         section.tables.append(_table(databases.NAMES[name], contestants, races))
         section.bars.extend(_bars(name, races))
     contestants = lineup.in_process(MACHINES, state)

@@ -1,5 +1,7 @@
 """Lease and commit by the number of machines; and what many cycles leave behind."""
 
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks import databases
@@ -18,12 +20,14 @@ MOST = 1.2
 STEP = "cycle"
 LARGE, USUAL, QUICK = 100_000, 10_000, 500
 """Cycles after which the wear is looked at."""
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+BYTES = 2_500
+"""Of disk that a machine may need while it is inserted."""
 
 
 def measured(run: Run) -> Section:
-    sizes = SIZES if run.large else SIZES[:2] if run.quick else SIZES[:3]
     names = databases.available()
+    sizes = _sizes(run, len(names))
     aliases = {f"{name}-{size}": size for name in names for size in sizes}
     section = Section(
         "Growth",
@@ -43,6 +47,16 @@ def measured(run: Run) -> Section:
                 section.bars.append(Bar(what=what, measured=ratio, most=MOST))
     section.tables.append(_wear(run, names))
     return section
+
+
+def _sizes(run: Run, count: int) -> tuple[int, ...]:
+    if not run.large:
+        return SIZES[:2] if run.quick else SIZES[:3]
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < (needed := SIZES[-1] * count * BYTES):
+        run.missing[f"{SIZES[-1]:,} machines"] = f"there are {free / GIB:,.0f} of {needed / GIB:,.0f} GiB of disk"
+        return SIZES[:3]
+    return SIZES
 
 
 def _contestant(name: str, size: int) -> Contestant:
@@ -67,7 +81,7 @@ def _wear(run: Run, names: list[str]) -> Table:
         f"After {cycles:,} cycles on {MACHINES:,} machines, nothing vacuumed or optimised; and the log for each cycle"
     )
     columns = [
-        *("", "table, MiB", "ratio", "indexes, MiB", "ratio", "updates that touched no index"),
+        *("", "table, MiB", "table, ratio", "indexes, MiB", "indexes, ratio", "updates that touched no index"),
         *("log, bytes", "log of the raw driver, bytes"),
     ]
     return Table(title, columns, [[databases.NAMES[name], *_worn(wear)] for name, wear in found.items()])

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import connections
 
+from benchmarks.order import advance
 from benchmarks.peers.base import Peer
 
 
@@ -37,7 +38,7 @@ class LangGraph(Peer):
     def cycle(self, id: str) -> None:
         found = self._saver.get_tuple(_thread(id))
         state = found.checkpoint["channel_values"]["order"]
-        state["revision"] += 1
+        advance(state)
         self._put(found.config, found.checkpoint, state, found.checkpoint["channel_versions"]["order"] + 1)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from benchmarks.contestants import expect
 from benchmarks.models import HandMade
+from benchmarks.order import advance
 from benchmarks.peers.base import TTL, Peer
 
 RECIPE = "select_for_update by hand"
@@ -36,7 +37,7 @@ class Recipe(Peer):
             expect(row.locked_until is None or row.locked_until <= timezone.now())
             rows.filter(pk=id).update(locked_by=token, locked_until=timezone.now() + timedelta(seconds=TTL))
         state = rows.get(pk=id).state
-        state["revision"] += 1
+        advance(state)
         expect(rows.filter(pk=id, locked_by=token).update(state=state))
         expect(rows.filter(pk=id, locked_by=token).update(locked_by=None, locked_until=None))
 
@@ -55,7 +56,7 @@ class WaryRecipe(Recipe):
             expect(row.locked_until is None or row.locked_until <= timezone.now())
             row.locked_by, row.locked_until = token, timezone.now() + timedelta(seconds=TTL)
         state = HandMade.objects.using(self._alias).get(pk=id).state
-        state["revision"] += 1
+        advance(state)
         with self._row(id) as row:
             expect(row.locked_by == token)
             row.state = state
@@ -87,7 +88,7 @@ class AdvisoryLock(Peer):
         with self._pglock.advisory(id, timeout=0, using=self._alias) as acquired:
             expect(acquired)
             row = HandMade.objects.using(self._alias).get(pk=f"advisory-{id}")
-            row.state["revision"] += 1
+            advance(row.state)
             row.save()
 
     def close(self) -> None:
