@@ -1,5 +1,7 @@
 """Durable workflow state with a lease lock: one record, one atomic step, for Django."""
 
+from typing import TYPE_CHECKING, Any
+
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.database import DatabaseMachineMemory
 from machine_memory.backends.simple import SimpleMachineMemory
@@ -25,7 +27,10 @@ from machine_memory.exceptions import (
 )
 from machine_memory.handler import DEFAULT_MEMORY_ALIAS, memories, memory
 from machine_memory.lease import Lease
-from machine_memory.records import LockInfo, Metadata, Record
+from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
+
+if TYPE_CHECKING:
+    from machine_memory.backends.redis import RedisMachineMemory
 
 __all__ = [
     "DEFAULT_MEMORY_ALIAS",
@@ -47,8 +52,10 @@ __all__ = [
     "LockNotHeld",
     "MachineMemoryError",
     "Metadata",
+    "PurgeResult",
     "ReadError",
     "Record",
+    "RedisMachineMemory",
     "SimpleMachineMemory",
     "StoreError",
     "UnknownOutcome",
@@ -57,3 +64,11 @@ __all__ = [
     "memories",
     "memory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RedisMachineMemory":  # Only who uses it needs redis.
+        from machine_memory.backends.redis import RedisMachineMemory  # noqa: PLC0415
+
+        return RedisMachineMemory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,6 +44,19 @@ class LockInfo:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeResult:
+    """What a purge did, or as a dry run would have done."""
+
+    cleared: int = 0
+    """Expired leases that were ended; the state of their machines stays."""
+    deleted: int = 0
+    """Machines that were locked, but never written."""
+
+    def __add__(self, other: "PurgeResult") -> "PurgeResult":
+        return PurgeResult(cleared=self.cleared + other.cleared, deleted=self.deleted + other.deleted)
+
+
 class EncodedData(str):
     """Data that has been checked and encoded; the JSON column stores it as it is."""
 

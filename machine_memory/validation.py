@@ -19,6 +19,8 @@ MAX_ID_LENGTH = 512
 MAX_LABEL_LENGTH = 255
 MIN_TTL = 0.01
 MAX_TTL = 24 * 60 * 60.0
+MAX_AGE = 100 * 366 * 24 * 60 * 60.0
+MAX_BATCH = 10_000
 MAX_DEPTH = 100  # Python's own recursion ends somewhere above; MariaDB's at 31.
 QUOTED = 64
 
@@ -36,13 +38,13 @@ def machine_id(value: object, argument: str = "id") -> str:
     return _text(value, argument, MAX_ID_LENGTH, InvalidMachineId)
 
 
-def ttl(value: object, argument: str = "ttl", *, least: float = MIN_TTL) -> float:
+def ttl(value: object, argument: str = "ttl", *, least: float = MIN_TTL, most: float = MAX_TTL) -> float:
     """Return a duration in seconds."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidTTL(f"{argument} must be a number of seconds or a timedelta, not {quoted(value)}.")
-    if not least <= seconds <= MAX_TTL:
-        raise InvalidTTL(f"{argument} must be between {least:g} and {MAX_TTL:g} seconds, not {quoted(seconds)}.")
+    if not least <= seconds <= most:
+        raise InvalidTTL(f"{argument} must be between {least:g} and {most:.15g} seconds, not {quoted(seconds)}.")
     return float(seconds)
 
 

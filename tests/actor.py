@@ -19,7 +19,7 @@ class Actor:
         wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
         databases = {
             name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
-            for name in {alias, "default"}
+            for name in {alias, "default"} & set(connections)
         }
         environment = {
             **os.environ,
@@ -85,7 +85,7 @@ class Script:
         won: list[bool] = []
 
         def lock() -> None:
-            connections[self._memory.using].ensure_connection()
+            self._memory.read(id)  # It has a connection from now on.
             while time.monotonic() < at:
                 pass
             won.append(self._memory.lock(id))

@@ -2,33 +2,24 @@
 
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from contextvars import Context
 from functools import wraps
 from typing import Any, Generic, TypeVar
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.db import connections
-from django.test.utils import CaptureQueriesContext
 
-from machine_memory import BaseMachineMemory, DatabaseMachineMemory, SimpleMachineMemory
-from machine_memory.clock import StoreTime
-from machine_memory.models import MachineQuerySet, MachineRecord
+from machine_memory import BaseMachineMemory
 from tests import servers
+from tests.stores import DATABASES, ORM, DatabaseStore, RedisStore, SimpleStore, Store
 
 T = TypeVar("T")
 
-DATABASES = {"sqlite": "default", "postgresql": "postgresql", "mariadb": "mariadb"}
-"""The aliases that the databases have in the settings of the tests."""
-ORM = " through the ORM"
-"""Marks a store whose steps take the form of the ORM."""
-
-
 TESTED = [name for name in DATABASES if name not in servers.missing]
+SERVERS = [*DATABASES, *servers.CACHES]
 
 
 def aliases(name: str) -> list[str]:
@@ -50,134 +41,49 @@ def databases(*names: str, forms: tuple[str, ...] = ("", ORM)) -> list[Any]:
     ]
 
 
+def redis_servers() -> list[Any]:
+    """Return a parameter per Redis server, as ``databases``."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(name in servers.missing, reason=str(servers.missing.get(name))))
+        for name in servers.CACHES
+    ]
+
+
 def pytest_configure() -> None:
     required = filter(None, os.environ.get("MACHINE_MEMORY_REQUIRE", "").split(","))
-    if absent := [f"{name} ({servers.missing.get(name, 'unknown')})" for name in required if name not in TESTED]:
+    if absent := [
+        f"{name} ({servers.missing.get(name, 'unknown')})"
+        for name in required
+        if name not in SERVERS or name in servers.missing
+    ]:
         raise pytest.UsageError(f"MACHINE_MEMORY_REQUIRE: not there: {', '.join(absent)}")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.section("databases")
-    for name in DATABASES:
+    terminalreporter.section("servers")
+    for name in SERVERS:
         terminalreporter.line(
-            f"{name:12}{f'NOT TESTED: {servers.missing[name]}' if name in servers.missing else 'tested'}"
+            f"{name:25}{f'NOT TESTED: {servers.missing[name]}' if name in servers.missing else 'tested'}"
         )
 
 
-class Clock:
-    """The clock of an in-process memory, to be moved by tests."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Store:
-    """A memory under test, and what only its operator could do to it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name.removesuffix(ORM)
-        self.one_statement = not name.endswith(ORM)
-        self.clock = Clock()
-        self.memory = self.new_memory()
-
-    @property
-    def alias(self) -> str:
-        return DATABASES[self.name]
-
-    @property
-    def is_database(self) -> bool:
-        return self.name in DATABASES
-
-    def new_memory(self, **options: Any) -> BaseMachineMemory:
-        """Return a memory of the same kind; of a database, of the same table."""
-        if not self.is_database:
-            return SimpleMachineMemory(clock=self.clock, **options)
-        return DatabaseMachineMemory(using=self.alias, one_statement=self.one_statement, **options)
-
-    def expire(self, id: str, *, ago: float = 0.0) -> None:
-        """Move the expiry of the lease of ``id`` into the past, or the clock to it."""
-        if isinstance(self.memory, SimpleMachineMemory):
-            lease = self.memory._machines[id].lease
-            assert lease is not None
-            self.clock.now = max(self.clock.now, lease.expires_at + ago)
-        else:
-            assert self.rows.filter(pk=id).update(lease_expires_at=StoreTime(-ago)) == 1
-
-    def lease_of(self, id: str) -> tuple[str, float] | None:
-        """Return token and expiry as they are stored."""
-        if isinstance(self.memory, SimpleMachineMemory):
-            machine = self.memory._machines.get(id)
-            return (machine.lease.token, machine.lease.expires_at) if machine and machine.lease else None
-        row = self.rows.filter(pk=id, lease_token__isnull=False).values_list("lease_token", "lease_expires_at").first()
-        return row and (row[0], row[1].timestamp())
-
-    def count(self) -> int:
-        """Return how many machines there are, with or without state."""
-        if isinstance(self.memory, SimpleMachineMemory):
-            return len(self.memory._machines)
-        return int(self.rows.count())
-
-    @contextmanager
-    def untouched(self, id: str | None = None) -> Iterator[None]:
-        """Check that no query is made within, and that neither the machines nor the lease of ``id`` change."""
-        before = self._everything(id)
-        if self.is_database:
-            with CaptureQueriesContext(connections[self.alias]) as queries:
-                yield
-            assert [query["sql"] for query in queries] == []
-        else:
-            yield
-        assert self._everything(id) == before
-
-    def _everything(self, id: str | None) -> Any:
-        return self.count(), id and self.lease_of(id), id and self.memory.record(id)
-
-    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        """Do something to the store from a coroutine."""
-        return await sync_to_async(call)(*args)
-
-    def wait_until(self, done: Callable[[], Any]) -> None:
-        """Let real time go by, for what happens in a background thread."""
-        deadline = time.monotonic() + 10
-        while not done():
-            assert time.monotonic() < deadline, "it did not happen within 10 seconds"
-            time.sleep(0.01)
-            self.clock.now += 0.01
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Keep a lease that is shorter than a test alive for as long as the block lasts."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MachineQuerySet, "held", lambda rows: rows.filter(lease_expires_at__isnull=False))
-            yield
-
-    @property
-    def steps(self) -> Any:
-        assert isinstance(self.memory, DatabaseMachineMemory)
-        return self.memory._steps(connections[self.alias])
-
-    @property
-    def rows(self) -> Any:
-        return MachineRecord.objects.using(self.alias)
-
-
-@pytest.fixture(params=["simple", *databases()])
-def store(request: pytest.FixtureRequest) -> Store:
-    if request.param != "simple":
+def _store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    name = request.param
+    if name.removesuffix(ORM) in DATABASES:
         request.getfixturevalue("transactional_db")
-    return Store(request.param)
-
-
-@pytest.fixture(params=databases())
-def database(request: pytest.FixtureRequest) -> Iterator[Store]:
-    request.getfixturevalue("transactional_db")
-    store = Store(request.param)
+        store: Store = DatabaseStore(name)
+    else:
+        store = RedisStore(name) if name in servers.CACHES else SimpleStore(name)
     yield store
-    if connections[store.alias].errors_occurred:
-        connections[store.alias].close()
+    store.close()
+
+
+store = pytest.fixture(params=["simple", *databases(), *redis_servers()], name="store")(_store)
+"""A store of any kind."""
+shared_store = pytest.fixture(params=[*databases(), *redis_servers()], name="shared_store")(_store)
+"""A store that processes can share."""
+database = pytest.fixture(params=databases(), name="database")(_store)
+redis_store = pytest.fixture(params=redis_servers(), name="redis_store")(_store)
 
 
 @pytest.fixture

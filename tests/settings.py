@@ -1,4 +1,4 @@
-"""Settings of the tests: SQLite, and every other database that is there."""
+"""Settings of the tests: SQLite, and every other server that is there."""
 
 import os
 import tempfile
@@ -22,9 +22,17 @@ DATABASES: dict[str, dict[str, Any]] = {
     },
     **servers.databases(),
 }
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    **servers.caches(),
+}
 MACHINE_MEMORIES = {
     "default": {},
     "postgresql": {"OPTIONS": {"using": "postgresql"}},
     "mariadb": {"OPTIONS": {"using": "mariadb"}},
+    **{
+        alias: {"BACKEND": "machine_memory.backends.redis.RedisMachineMemory", "OPTIONS": {"cache": alias}}
+        for alias in servers.CACHES.values()
+    },
     "simple": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"},
 }

@@ -30,8 +30,9 @@ from machine_memory import (
 )
 from machine_memory.clock import StoreTime
 from machine_memory.models import MachineRecord
-from tests.conftest import Store, Worker, databases, in_thread
+from tests.conftest import Worker, databases, in_thread
 from tests.proxy import COMMIT, STATEMENT, Proxy, proxied
+from tests.stores import DatabaseStore
 
 servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
 postgresql = pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
@@ -67,7 +68,7 @@ def end_session(alias: str) -> None:
 
 
 @contextlib.contextmanager
-def open_transaction(store: Store, *, insert: str = "", update: str = "") -> Iterator[None]:
+def open_transaction(store: DatabaseStore, *, insert: str = "", update: str = "") -> Iterator[None]:
     """Keep a transaction of another session open that has touched a machine."""
     ready, done = threading.Event(), threading.Event()
 
@@ -98,23 +99,23 @@ def within_a_second() -> Iterator[None]:
 
 
 class TestLockAnswersWithinASecond:
-    def test_while_another_transaction_works_on_the_row(self, database: Store) -> None:
+    def test_while_another_transaction_works_on_the_row(self, database: DatabaseStore) -> None:
         database.memory.write("a", {})
         with open_transaction(database, update="a"), within_a_second():
             assert database.memory.lock("a") is False
         assert database.memory.lock("a") is True
 
-    def test_while_another_transaction_inserts_the_row(self, database: Store) -> None:
+    def test_while_another_transaction_inserts_the_row(self, database: DatabaseStore) -> None:
         with open_transaction(database, insert="a"), within_a_second():
             assert database.memory.lock("a") is False
         assert database.memory.lock("a") is True
 
     @servers
-    def test_other_ids_are_free_meanwhile(self, database: Store) -> None:
+    def test_other_ids_are_free_meanwhile(self, database: DatabaseStore) -> None:
         with open_transaction(database, insert="a"), within_a_second():
             assert database.memory.lock("b") is True
 
-    def test_the_waits_of_the_session_are_as_before(self, database: Store) -> None:
+    def test_the_waits_of_the_session_are_as_before(self, database: DatabaseStore) -> None:
         query = {
             "sqlite": "PRAGMA busy_timeout",
             "postgresql": "SHOW lock_timeout",
@@ -129,7 +130,7 @@ class TestLockAnswersWithinASecond:
 
 
 class TestTransactions:
-    def test_locking_inside_one_is_refused_with_the_ways_out(self, database: Store) -> None:
+    def test_locking_inside_one_is_refused_with_the_ways_out(self, database: DatabaseStore) -> None:
         memory = database.memory
         with transaction.atomic(using=database.alias):
             with pytest.raises(LockInTransaction) as refused:
@@ -144,13 +145,13 @@ class TestTransactions:
         )
         assert database.count() == 0
 
-    def test_renewing_inside_one_is_refused(self, database: Store) -> None:
+    def test_renewing_inside_one_is_refused(self, database: DatabaseStore) -> None:
         with database.memory.lease("a") as lease:
             with transaction.atomic(using=database.alias), pytest.raises(LockInTransaction, match="Renewing the lease"):
                 lease.renew()
             lease.renew()
 
-    def test_locking_without_autocommit_is_refused(self, database: Store) -> None:
+    def test_locking_without_autocommit_is_refused(self, database: DatabaseStore) -> None:
         transaction.set_autocommit(False, using=database.alias)
         try:
             with pytest.raises(LockInTransaction):
@@ -159,7 +160,7 @@ class TestTransactions:
             transaction.rollback(using=database.alias)
             transaction.set_autocommit(True, using=database.alias)
 
-    def test_a_write_joins_it(self, database: Store) -> None:
+    def test_a_write_joins_it(self, database: DatabaseStore) -> None:
         with database.memory.lease("a") as lease:
             with transaction.atomic(using=database.alias):
                 lease.write({"n": 1})
@@ -167,10 +168,10 @@ class TestTransactions:
             assert database.memory.read("a") == {"n": 1}
 
     @staticmethod
-    def assert_unseen(database: Store) -> None:
+    def assert_unseen(database: DatabaseStore) -> None:
         assert database.memory.read("a") is None
 
-    def test_a_rollback_takes_the_write_with_it(self, database: Store) -> None:
+    def test_a_rollback_takes_the_write_with_it(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         with pytest.raises(ZeroDivisionError), transaction.atomic(using=database.alias):
             database.memory.write("a", {"n": 2})
@@ -179,7 +180,7 @@ class TestTransactions:
         assert database.memory.read("a") == {"n": 1}
         assert database.memory.read("b") is None
 
-    def test_a_refused_write_leaves_it_usable(self, database: Store) -> None:
+    def test_a_refused_write_leaves_it_usable(self, database: DatabaseStore) -> None:
         Worker(database.memory).lock("a")
         with transaction.atomic(using=database.alias):
             with pytest.raises(LockNotHeld):
@@ -189,7 +190,7 @@ class TestTransactions:
             database.memory.write("c", {"n": 1})
         assert database.memory.read("c") == {"n": 1}
 
-    def test_a_commit_that_is_rolled_back_still_ends_with_the_block(self, database: Store) -> None:
+    def test_a_commit_that_is_rolled_back_still_ends_with_the_block(self, database: DatabaseStore) -> None:
         memory, atomic = database.memory, transaction.atomic(using=database.alias)
         with pytest.raises(ZeroDivisionError), memory.lease("a") as lease, atomic:
             lease.commit({"n": 1})
@@ -197,7 +198,7 @@ class TestTransactions:
         assert database.memory.read("a") is None
         assert list(database.memory.held_locks()) == []
 
-    def test_after_a_rollback_the_lease_goes_on_from_what_is_stored(self, database: Store) -> None:
+    def test_after_a_rollback_the_lease_goes_on_from_what_is_stored(self, database: DatabaseStore) -> None:
         atomic = transaction.atomic(using=database.alias)
         with database.memory.lease("a") as lease:
             lease.write({"n": 1})
@@ -212,7 +213,7 @@ class TestTransactions:
                 lease.write({"n": 5})
         assert database.memory.read("a") == {"n": 4}
 
-    def test_a_second_alias_of_the_same_database_can_lock_within(self, database: Store) -> None:
+    def test_a_second_alias_of_the_same_database_can_lock_within(self, database: DatabaseStore) -> None:
         if database.name == "sqlite":
             return self.assert_that_sqlite_has_one_writer(database)
         with proxied(database.alias) as (alias, _), transaction.atomic(using=database.alias):
@@ -222,7 +223,7 @@ class TestTransactions:
         return None
 
     @staticmethod
-    def assert_that_sqlite_has_one_writer(database: Store) -> None:
+    def assert_that_sqlite_has_one_writer(database: DatabaseStore) -> None:
         with transaction.atomic(using=database.alias):
             database.memory.write("b", {})
             assert in_thread(lambda: database.memory.lock("a")).result() is False
@@ -243,14 +244,14 @@ class TestInsideATestCase(TestCase):
 
 class TestConnections:
     @servers
-    def test_a_read_recovers_from_a_session_that_was_ended(self, database: Store) -> None:
+    def test_a_read_recovers_from_a_session_that_was_ended(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         end_session(database.alias)
 
         assert database.memory.read("a") == {"n": 1}
 
     @servers
-    def test_a_write_makes_one_attempt_and_the_next_call_recovers(self, database: Store) -> None:
+    def test_a_write_makes_one_attempt_and_the_next_call_recovers(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         end_session(database.alias)
         with attempts(database.alias) as queries, pytest.raises(UnknownOutcome):
@@ -260,7 +261,7 @@ class TestConnections:
         assert database.memory.write("a", {"n": 3}) == 2
 
     @servers
-    def test_a_lock_fails_and_the_next_one_recovers(self, database: Store) -> None:
+    def test_a_lock_fails_and_the_next_one_recovers(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         end_session(database.alias)
 
@@ -270,7 +271,7 @@ class TestConnections:
 
     @servers
     def test_unlock_says_false_and_logs_and_can_be_repeated(
-        self, database: Store, caplog: pytest.LogCaptureFixture
+        self, database: DatabaseStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         database.memory.lock("a")
         end_session(database.alias)
@@ -282,7 +283,7 @@ class TestConnections:
         assert list(database.memory.held_locks()) == []
 
     @servers
-    def test_a_read_inside_a_transaction_is_not_retried(self, database: Store) -> None:
+    def test_a_read_inside_a_transaction_is_not_retried(self, database: DatabaseStore) -> None:
         failing = pytest.raises(ReadError, match="The store failed to read 'a'")
         with failing as failed, transaction.atomic(using=database.alias):
             end_session(database.alias)
@@ -291,7 +292,7 @@ class TestConnections:
         assert len(queries) == 1
         assert failed.value.__cause__ is not None
 
-    def test_a_healthy_one_is_kept_whatever_conn_max_age_says(self, database: Store) -> None:
+    def test_a_healthy_one_is_kept_whatever_conn_max_age_says(self, database: DatabaseStore) -> None:
         connection = connections[database.alias]
         assert connection.settings_dict["CONN_MAX_AGE"] == 0
         database.memory.read("a")
@@ -304,7 +305,7 @@ class TestConnections:
         assert connection.connection is before
 
     @postgresql
-    def test_keeping_alive_leaves_no_session_behind(self, database: Store) -> None:
+    def test_keeping_alive_leaves_no_session_behind(self, database: DatabaseStore) -> None:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         before = execute(database.alias, sessions)
         with database.memory.lease("a", ttl=0.3, keep_alive=True) as lease:
@@ -315,7 +316,7 @@ class TestConnections:
 
 class TestLostReplies:
     @pytest.fixture
-    def proxy(self, database: Store) -> Iterator[Proxy]:
+    def proxy(self, database: DatabaseStore) -> Iterator[Proxy]:
         with proxied(database.alias) as (alias, proxy):
             self.memory = DatabaseMachineMemory(using=alias, one_statement=database.one_statement)
             self.memory.read("warm up")
@@ -323,7 +324,7 @@ class TestLostReplies:
             yield proxy
 
     @servers
-    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, database: Store, proxy: Proxy) -> None:
+    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, database: DatabaseStore, proxy: Proxy) -> None:
         database.memory.write("a", {"n": 1})
         proxy.before = self.decisive
         with pytest.raises(UnknownOutcome, match="The reply to the write of 'a' was lost: it may have been applied."):
@@ -332,7 +333,7 @@ class TestLostReplies:
         assert database.memory.read("a") == {"n": 1}
 
     @servers
-    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, database: Store, proxy: Proxy) -> None:
+    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, database: DatabaseStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.after = self.decisive
         with pytest.raises(UnknownOutcome):
@@ -344,7 +345,7 @@ class TestLostReplies:
         assert (record.data, record.version) == ({"n": 2}, 2)
 
     @servers
-    def test_a_lease_whose_grant_was_lost_is_claimed(self, database: Store, proxy: Proxy) -> None:
+    def test_a_lease_whose_grant_was_lost_is_claimed(self, database: DatabaseStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.after = self.decisive
         with self.memory.lease("a") as lease:
@@ -356,7 +357,7 @@ class TestLostReplies:
         assert database.memory.read("a") == {"n": 2}
 
     @servers
-    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, database: Store, proxy: Proxy) -> None:
+    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, database: DatabaseStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.before = self.decisive
         with pytest.raises(LockError):
@@ -365,7 +366,7 @@ class TestLostReplies:
         assert database.memory.lock("a") is True
 
     @servers
-    def test_a_read_whose_reply_was_lost_is_repeated(self, database: Store, proxy: Proxy) -> None:
+    def test_a_read_whose_reply_was_lost_is_repeated(self, database: DatabaseStore, proxy: Proxy) -> None:
         database.memory.write("a", {"n": 1})
         proxy.after = b"SELECT"
         self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
@@ -375,7 +376,7 @@ class TestLostReplies:
 
     @servers
     def test_a_store_that_is_down_is_an_error_after_three_attempts_to_read(
-        self, database: Store, proxy: Proxy, caplog: pytest.LogCaptureFixture
+        self, database: DatabaseStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.memory.lock("a")
         connections[self.memory.using].close()
@@ -403,7 +404,7 @@ class TestLostReplies:
 
 
 class TestErrors:
-    def test_what_retrying_cannot_mend_is_not_retried(self, database: Store) -> None:
+    def test_what_retrying_cannot_mend_is_not_retried(self, database: DatabaseStore) -> None:
         table = MachineRecord._meta.db_table
         execute(database.alias, f"ALTER TABLE {table} RENAME TO renamed")
         try:
@@ -414,7 +415,9 @@ class TestErrors:
         assert len(queries) == 1
 
     @pytest.mark.parametrize("stored", ["[1]", '"text"', "5"])
-    def test_a_state_that_is_no_object_is_corrupt_and_a_write_mends_it(self, database: Store, stored: str) -> None:
+    def test_a_state_that_is_no_object_is_corrupt_and_a_write_mends_it(
+        self, database: DatabaseStore, stored: str
+    ) -> None:
         memory = database.memory
         memory.write("a", {"n": 1})
         execute(database.alias, f"UPDATE {MachineRecord._meta.db_table} SET data = %s", stored)
@@ -430,7 +433,7 @@ class TestErrors:
         assert memory.read("a") == {"n": 2}
 
     @sqlite
-    def test_a_state_that_is_no_json_is_corrupt_too(self, database: Store) -> None:
+    def test_a_state_that_is_no_json_is_corrupt_too(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         execute("default", "PRAGMA ignore_check_constraints = ON")
         execute("default", f"UPDATE {MachineRecord._meta.db_table} SET data = '{{'")
@@ -440,12 +443,12 @@ class TestErrors:
             database.memory.read("a")
 
     @sqlite
-    def test_an_unknown_alias_is_a_wrong_configuration(self, database: Store) -> None:
+    def test_an_unknown_alias_is_a_wrong_configuration(self, database: DatabaseStore) -> None:
         with pytest.raises(InvalidConfiguration, match=r"'nowhere' is not in DATABASES \(default.*\): see `using`."):
             DatabaseMachineMemory(using="nowhere").read("a")
 
     @sqlite
-    def test_a_row_that_cannot_be_inserted_for_another_reason_is_an_error(self, database: Store) -> None:
+    def test_a_row_that_cannot_be_inserted_for_another_reason_is_an_error(self, database: DatabaseStore) -> None:
         table = MachineRecord._meta.db_table
         execute("default", f"CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
         try:
@@ -458,7 +461,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
     @servers
-    def test_a_write_that_had_to_wait_for_another_one_is_a_conflict(self, database: Store, isolation: str) -> None:
+    def test_a_write_that_had_to_wait_for_another_one_is_a_conflict(
+        self, database: DatabaseStore, isolation: str
+    ) -> None:
         database.memory.write("a", {"n": 1})
         waiting = {
             "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
@@ -482,14 +487,16 @@ class TestErrors:
         assert database.memory.read("a") == {"n": 2}
 
     def test_a_machine_that_keeps_changing_is_an_error_in_the_end(
-        self, database: Store, monkeypatch: pytest.MonkeyPatch
+        self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(type(database.steps), "write_first", lambda *args: False)
 
         with pytest.raises(WriteError, match="'a' kept changing while it was written. Nothing was changed."):
             database.memory.write("a", {})
 
-    def test_two_first_writes_at_once_are_both_accepted(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_first_writes_at_once_are_both_accepted(
+        self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         steps = type(database.steps)
         insert: Callable[..., bool] = steps.write_first
 
@@ -504,7 +511,9 @@ class TestErrors:
 
 
 class TestClock:
-    def test_the_clock_of_this_host_decides_nothing(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_clock_of_this_host_decides_nothing(
+        self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         now = time.time
         worker = Worker(database.memory)
         database.memory.lock("a", ttl=60)
@@ -515,7 +524,9 @@ class TestClock:
 
     @pytest.mark.parametrize("settings", [{"USE_TZ": True}, {"USE_TZ": False}], ids=["USE_TZ", "no USE_TZ"])
     @servers
-    def test_the_time_zone_of_the_session_changes_nothing(self, database: Store, settings: dict[str, bool]) -> None:
+    def test_the_time_zone_of_the_session_changes_nothing(
+        self, database: DatabaseStore, settings: dict[str, bool]
+    ) -> None:
         connections[database.alias].close()
         with override_settings(TIME_ZONE="Asia/Kolkata", **settings):
             if database.name == "mariadb":
@@ -532,7 +543,7 @@ class TestClock:
             assert moment.tzinfo is UTC
             assert abs(moment - datetime.now(UTC)) < timedelta(seconds=5)
 
-    def test_an_expiry_equal_to_now_is_expired(self, database: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_expiry_equal_to_now_is_expired(self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
         noon = {"sqlite": "'2030-01-01 12:00:00'"}.get(database.name, "TIMESTAMP '2030-01-01 12:00:00'")
         monkeypatch.setitem(sql.NOW, connections[database.alias].vendor, noon)
         monkeypatch.setitem(sql.LATER, connections[database.alias].vendor, noon)
@@ -557,7 +568,7 @@ class Elsewhere:
     db_for_write = db_for_read
 
 
-def test_everything_goes_to_the_alias_of_the_memory(database: Store) -> None:
+def test_everything_goes_to_the_alias_of_the_memory(database: DatabaseStore) -> None:
     with override_settings(DATABASE_ROUTERS=[Elsewhere()]):
         with database.memory.lease("a") as lease:
             lease.write({"n": 1}, metadata=Metadata(parent="p"))
@@ -566,7 +577,7 @@ def test_everything_goes_to_the_alias_of_the_memory(database: Store) -> None:
 
 
 @servers
-def test_acquiring_waits_for_no_row(database: Store) -> None:
+def test_acquiring_waits_for_no_row(database: DatabaseStore) -> None:
     database.memory.read("a")
     with attempts(database.alias) as queries:
         database.memory.lock("a")
@@ -576,7 +587,7 @@ def test_acquiring_waits_for_no_row(database: Store) -> None:
         assert "FOR UPDATE SKIP LOCKED" in queries[0]
 
 
-def test_another_memory_of_the_same_table_is_not_the_holder(database: Store) -> None:
+def test_another_memory_of_the_same_table_is_not_the_holder(database: DatabaseStore) -> None:
     database.memory.lock("a")
 
     with pytest.raises(LockNotHeld):
@@ -593,7 +604,7 @@ def test_another_memory_of_the_same_table_is_not_the_holder(database: Store) -> 
     ],
     ids=["held", "expired", "children", "tree"],
 )
-def test_what_lists_machines_has_an_index(database: Store, query: Any, index: str) -> None:
+def test_what_lists_machines_has_an_index(database: DatabaseStore, query: Any, index: str) -> None:
     if database.name == "postgresql":
         execute(database.alias, "SET enable_seqscan = off")
     plan = query(database.rows).order_by().values("pk").explain()

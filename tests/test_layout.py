@@ -11,7 +11,8 @@ from django.core.management import call_command
 
 import machine_memory
 from machine_memory import exceptions
-from tests.conftest import DATABASES, TESTED
+from tests.conftest import TESTED
+from tests.stores import DATABASES
 
 ROOT = Path(machine_memory.__file__).parent
 FLOORS = [
@@ -19,14 +20,14 @@ FLOORS = [
     {"records"},
     {"validation"},
     {"encoding"},
-    {"sql"},
-    {"clock", "contention", "fields"},
+    {"sql", "lua"},
+    {"clock", "contention", "fields", "redis_client"},
     {"models", "lease"},
     {"statements", "backends.primitives"},
     {"backends.steps"},
     {"backends.verbs"},
     {"backends.base"},
-    {"backends.simple", "backends.database"},
+    {"backends.simple", "backends.database", "backends.redis"},
     {"handler"},
     {"apps", ""},
 ]
@@ -102,7 +103,10 @@ def test_the_package_can_be_imported_before_django_is_set_up() -> None:
 def test_the_root_lists_what_it_exports() -> None:
     source = (ROOT / "__init__.py").read_text()
     imported = {
-        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("machine_memory")
+        for alias in node.names
     }
     assert set(machine_memory.__all__) == imported
 

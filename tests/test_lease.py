@@ -9,7 +9,8 @@ from asgiref.sync import async_to_sync
 
 from machine_memory import LockError, LockLost, SimpleMachineMemory, StoreError
 from machine_memory.lease import describe_owner, held
-from tests.conftest import Clock, asynchronous, in_thread
+from tests.conftest import asynchronous, in_thread
+from tests.stores import Clock
 
 
 class Failure(Exception):

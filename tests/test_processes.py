@@ -6,69 +6,69 @@ from collections.abc import Iterator
 import pytest
 
 from tests.actor import Actor
-from tests.conftest import Store
+from tests.stores import Store
 
 
 @pytest.fixture
-def actor(database: Store) -> Iterator[Actor]:
-    with Actor(database.alias) as actor:
+def actor(shared_store: Store) -> Iterator[Actor]:
+    with Actor(shared_store.alias) as actor:
         yield actor
 
 
-def test_a_process_paused_beyond_its_ttl_can_neither_write_nor_unlock(database: Store, actor: Actor) -> None:
-    memory = database.memory
+def test_a_process_paused_beyond_its_ttl_can_neither_write_nor_unlock(shared_store: Store, actor: Actor) -> None:
+    memory = shared_store.memory
     assert actor("lock", "a") is True
     actor.stop()
-    database.expire("a")
+    shared_store.expire("a")
     with memory.lease("a") as lease:
         lease.write({"by": "holder"})
-        before = database.lease_of("a")
+        before = shared_store.lease_of("a")
         actor.tell("write", "a", {"by": "zombie"})
         actor.tell("unlock", "a")
         actor.resume()
 
         assert [actor.answer(), actor.answer()] == ["LockLost", False]
-        assert before and database.lease_of("a") == before
+        assert before and shared_store.lease_of("a") == before
         assert lease.commit({"by": "holder", "again": True}) == 2
     assert memory.read("a") == {"by": "holder", "again": True}
 
 
 def test_a_process_paused_beyond_its_ttl_is_refused_also_after_the_new_holder_has_left(
-    database: Store, actor: Actor
+    shared_store: Store, actor: Actor
 ) -> None:
     assert actor("lock", "a") is True
     actor.stop()
-    database.expire("a")
-    with database.memory.lease("a") as lease:
+    shared_store.expire("a")
+    with shared_store.memory.lease("a") as lease:
         lease.commit({"by": "holder"})
     actor.tell("write", "a", {"by": "zombie"}, expected_version=1)
     actor.tell("cleanup", "a")
     actor.resume()
 
     assert [actor.answer(), actor.answer()] == ["LockLost", "LockLost"]
-    assert database.memory.read("a") == {"by": "holder"}
+    assert shared_store.memory.read("a") == {"by": "holder"}
 
 
-def test_a_killed_process_blocks_for_its_ttl_and_no_longer(database: Store, actor: Actor) -> None:
+def test_a_killed_process_blocks_for_its_ttl_and_no_longer(shared_store: Store, actor: Actor) -> None:
     assert actor("lock", "a") is True
     assert actor("write", "a", {"step": 1}) == 1
     actor.kill()
 
-    assert database.memory.lock("a") is False
-    database.expire("a")
-    with database.memory.lease("a") as lease:
+    assert shared_store.memory.lock("a") is False
+    shared_store.expire("a")
+    with shared_store.memory.lease("a") as lease:
         assert lease.data == {"step": 1}
 
 
-def test_of_fifty_lockers_at_one_barrier_one_wins_ten_times_over(database: Store) -> None:
-    actors = [Actor(database.alias) for _ in range(5)]
+def test_of_fifty_lockers_at_one_barrier_one_wins_ten_times_over(shared_store: Store) -> None:
+    actors = [Actor(shared_store.alias) for _ in range(5)]
     try:
         for actor in actors:
             actor("read", "warm up")
         for number in range(10):
             # The first five ids are absent, the others are known and free.
             id = f"race {number % 5}"
-            database.memory.force_unlock(id)
+            shared_store.memory.force_unlock(id)
             at = time.monotonic() + 0.5
             for actor in actors:
                 actor.tell("race", id, 10, at)
@@ -79,8 +79,8 @@ def test_of_fifty_lockers_at_one_barrier_one_wins_ten_times_over(database: Store
 
 
 @pytest.mark.timeout(300)
-def test_four_processes_counting_together_lose_no_update(database: Store) -> None:
-    actors = [Actor(database.alias) for _ in range(4)]
+def test_four_processes_counting_together_lose_no_update(shared_store: Store) -> None:
+    actors = [Actor(shared_store.alias) for _ in range(4)]
     try:
         for actor in actors:
             actor.tell("increment", ["a", "b"], 500)
@@ -89,6 +89,6 @@ def test_four_processes_counting_together_lose_no_update(database: Store) -> Non
         for actor in actors:
             actor.__exit__()
     for id in "ab":
-        record = database.memory.record(id)
+        record = shared_store.memory.record(id)
         assert record and (record.data, record.version) == ({"n": 1000}, 1000)
-    assert list(database.memory.held_locks()) == []
+    assert list(shared_store.memory.held_locks()) == []

@@ -10,7 +10,8 @@ from django.db import connections
 
 from machine_memory import DatabaseMachineMemory, LockNotHeld, Metadata, VersionConflict
 from machine_memory.statements import MachineStatements, statements
-from tests.conftest import Store, Worker, databases
+from tests.conftest import Worker, databases
+from tests.stores import DatabaseStore
 from tests.test_database import attempts
 
 one_statement = pytest.mark.parametrize("database", databases(forms=("",)), indirect=True)
@@ -19,7 +20,7 @@ one_statement = pytest.mark.parametrize("database", databases(forms=("",)), indi
 
 class TestCounts:
     @one_statement
-    def test_a_lease_and_a_commit_are_two(self, database: Store) -> None:
+    def test_a_lease_and_a_commit_are_two(self, database: DatabaseStore) -> None:
         database.memory.write("a", {"n": 1})
         with attempts(database.alias) as sent, database.memory.lease("a") as lease:
             lease.commit({"n": lease.data["n"] + 1})
@@ -28,7 +29,7 @@ class TestCounts:
         assert database.memory.read("a") == {"n": 2}
 
     @one_statement
-    def test_the_four_operations_are_four(self, database: Store) -> None:
+    def test_the_four_operations_are_four(self, database: DatabaseStore) -> None:
         memory = database.memory
         memory.write("a", {"n": 1})
         with attempts(database.alias) as sent:
@@ -41,7 +42,7 @@ class TestCounts:
         assert len(sent) == 4
 
     @one_statement
-    def test_renewing_is_one_and_so_is_releasing(self, database: Store) -> None:
+    def test_renewing_is_one_and_so_is_releasing(self, database: DatabaseStore) -> None:
         with database.memory.lease("a") as lease, attempts(database.alias) as sent:
             lease.renew()
             lease.write({})
@@ -49,28 +50,28 @@ class TestCounts:
         assert len(sent) == 3
 
     @one_statement
-    def test_the_first_lease_of_an_absent_machine(self, database: Store) -> None:
+    def test_the_first_lease_of_an_absent_machine(self, database: DatabaseStore) -> None:
         database.memory.read("warm up")
         with attempts(database.alias) as sent:
             assert database.memory.lock("a") is True
         assert len(sent) == (2 if database.name == "postgresql" else 1)
 
     @one_statement
-    def test_a_denied_lock(self, database: Store) -> None:
+    def test_a_denied_lock(self, database: DatabaseStore) -> None:
         database.memory.lock("a")
         with attempts(database.alias) as sent:
             assert database.memory.lock("a") is False
         assert len(sent) == (2 if database.name == "postgresql" else 1)
 
     @one_statement
-    def test_the_first_write_of_a_machine_takes_a_second_one(self, database: Store) -> None:
+    def test_the_first_write_of_a_machine_takes_a_second_one(self, database: DatabaseStore) -> None:
         database.memory.read("warm up")
         with attempts(database.alias) as sent:
             database.memory.write("a", {}, metadata=Metadata(parent="p"))
         assert [statement.split()[0] for statement in sent] == ["UPDATE", "INSERT"]
 
     @one_statement
-    def test_why_a_write_was_refused_takes_a_second_one(self, database: Store) -> None:
+    def test_why_a_write_was_refused_takes_a_second_one(self, database: DatabaseStore) -> None:
         memory = database.memory
         memory.write("a", {})
         with attempts(database.alias) as sent, pytest.raises(VersionConflict):
@@ -85,7 +86,7 @@ class TestCounts:
 
 class TestTexts:
     @one_statement
-    def test_they_are_built_once_and_hold_no_values(self, database: Store) -> None:
+    def test_they_are_built_once_and_hold_no_values(self, database: DatabaseStore) -> None:
         database.memory.read("warm up")
         with attempts(database.alias) as sent:
             for id in ("order-42", "'; DROP TABLE x; --"):
@@ -107,7 +108,7 @@ class TestTexts:
         connection: Any = SimpleNamespace(vendor=vendor, features=features, mysql_is_mariadb=False)
         assert statements(connection) is None
 
-    def test_the_orm_can_be_chosen(self, database: Store) -> None:
+    def test_the_orm_can_be_chosen(self, database: DatabaseStore) -> None:
         assert isinstance(database.steps, MachineStatements) is database.one_statement
 
 
@@ -115,7 +116,7 @@ class TestServerSideBinding:
     """Parameters that PostgreSQL binds itself, and not the client, have one type each."""
 
     @pytest.fixture
-    def memory(self, database: Store) -> Iterator[DatabaseMachineMemory]:
+    def memory(self, database: DatabaseStore) -> Iterator[DatabaseMachineMemory]:
         connection = connections[f"{database.name}-proxied"]
         before = connection.settings_dict["OPTIONS"]
         connection.close()
@@ -125,7 +126,7 @@ class TestServerSideBinding:
         connection.settings_dict["OPTIONS"] = before
 
     @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
-    def test_every_statement_can_be_bound(self, database: Store, memory: DatabaseMachineMemory) -> None:
+    def test_every_statement_can_be_bound(self, database: DatabaseStore, memory: DatabaseMachineMemory) -> None:
         assert memory.write("a", {"n": 1}, metadata=Metadata(status="new", source="s", initiator="i")) == 1
         assert memory.write("b", {}, metadata=Metadata(parent="a")) == 1
         assert memory.write("c", {}, expected_version=0) == 1
@@ -144,7 +145,7 @@ class TestServerSideBinding:
 
 
 @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
-def test_postgresql_keeps_room_for_the_next_version_of_a_row(database: Store) -> None:
+def test_postgresql_keeps_room_for_the_next_version_of_a_row(database: DatabaseStore) -> None:
     with connections[database.alias].cursor() as cursor:
         cursor.execute("SELECT reloptions FROM pg_class WHERE relname = %s", [database.rows.model._meta.db_table])
         assert cursor.fetchone() == (["fillfactor=80"],)

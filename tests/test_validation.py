@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from machine_memory import InvalidData, SimpleMachineMemory, encoding
 from machine_memory.records import EncodedData
 from machine_memory.validation import quoted
-from tests.conftest import DATABASES, TESTED, Store
+from tests.conftest import TESTED
+from tests.stores import DATABASES, DatabaseStore
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 json_values = st.recursive(
@@ -36,7 +37,7 @@ def test_json_values_read_back_equal(data: dict[str, Any]) -> None:
 @given(data=states)
 def test_json_values_read_back_equal_from_every_database(data: dict[str, Any]) -> None:
     for name in TESTED:
-        memory = Store(name).memory
+        memory = DatabaseStore(name).memory
         memory.write("a", data)
         assert memory.read("a") == data
 

@@ -12,7 +12,7 @@ from machine_memory.backends.steps import Seconds, waiting
 from machine_memory.backends.verbs import MemoryVerbs
 from machine_memory.exceptions import MachineMemoryError
 from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
-from machine_memory.records import LockInfo, Metadata, Record
+from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
 
 
 class BaseMachineMemory(MemoryVerbs):
@@ -74,6 +74,12 @@ class BaseMachineMemory(MemoryVerbs):
         """See ``held_locks``."""
         for info in await self._hop(lambda: list(self.held_locks())):
             yield info
+
+    async def apurge_expired_locks(
+        self, *, older_than: Seconds = 0, batch_size: int = 1000, dry_run: bool = False
+    ) -> PurgeResult:
+        """See ``purge_expired_locks``."""
+        return await self._hop(self.purge_expired_locks, older_than=older_than, batch_size=batch_size, dry_run=dry_run)
 
     async def achildren(self, id: str) -> list[str]:
         """See ``children``."""

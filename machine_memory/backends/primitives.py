@@ -1,10 +1,11 @@
 """What a backend fills in: one atomic step of its store for each verb, and why such a step was refused."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
-from machine_memory.records import Change, Grant, LockInfo, Record
+from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record
 from machine_memory.validation import quoted
 
 
@@ -16,6 +17,7 @@ class MemoryPrimitives(ABC):
     """
 
     failures: ClassVar[tuple[type[Exception], ...]] = ()
+    batch: ClassVar[int] = 500
 
     @abstractmethod
     def _read(self, id: str) -> object: ...
@@ -46,7 +48,11 @@ class MemoryPrimitives(ABC):
 
     @abstractmethod
     def _held_locks(self, after: str) -> list[LockInfo]:
-        """Return the first live leases whose ids sort after ``after``."""
+        """Return the first live leases whose ids sort after ``after``: a whole ``batch``, unless there are no more."""
+
+    @abstractmethod
+    def _purge(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        """End the leases that have been over for ``older_than`` seconds, batch by batch, and never a live one."""
 
     @abstractmethod
     def _children(self, id: str) -> list[str]: ...

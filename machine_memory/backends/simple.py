@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
-from machine_memory.records import Change, Grant, LockInfo, Metadata, Record
+from machine_memory.records import Change, Grant, LockInfo, Metadata, PurgeResult, Record
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -132,8 +132,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             if machine is None:
                 return
             self._refuse_unless_open(id, machine, token)
-            self._last_fence = max(self._last_fence, machine.fence)
-            del self._machines[id]
+            self._delete(id)
 
     def _held_locks(self, after: str) -> list[LockInfo]:
         with self._mutex:
@@ -151,6 +150,22 @@ class SimpleMachineMemory(BaseMachineMemory):
                 ),
                 key=lambda info: info.id,
             )
+
+    def _purge(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        with self._mutex:
+            latest = self._clock() - older_than
+            expired = {
+                id: machine
+                for id, machine in self._machines.items()
+                if machine.lease and machine.lease.expires_at <= latest
+            }
+            unwritten = [id for id, machine in expired.items() if not machine.version]
+            if not dry_run:
+                for machine in expired.values():
+                    machine.lease = None
+                for id in unwritten:
+                    self._delete(id)
+        yield PurgeResult(cleared=len(expired) - len(unwritten), deleted=len(unwritten))
 
     def _children(self, id: str) -> list[str]:
         with self._mutex:
@@ -178,6 +193,9 @@ class SimpleMachineMemory(BaseMachineMemory):
 
     def _add(self, id: str) -> _Machine:
         return self._machines.setdefault(id, _Machine(fence=self._last_fence, created_at=self._clock()))
+
+    def _delete(self, id: str) -> None:
+        self._last_fence = max(self._last_fence, self._machines.pop(id).fence)
 
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:

@@ -118,8 +118,10 @@ class MemorySteps(MemoryPrimitives):
 
     def _unlock(self, id: str, lease: Lease | None) -> bool:
         try:
-            free = self._release(id, token=token_of(lease))
-        except self.failures as failure:
+            with self._translating(errors.LockError, "unlock", id):
+                free = self._release(id, token=token_of(lease))
+        except errors.StoreError as error:
+            failure = error.__cause__ or error
             logger.warning("could not unlock %s, its lease ends by the ttl: %s", quoted(id), type(failure).__name__)
             return False
         if lease is not None:

@@ -10,7 +10,7 @@ from machine_memory import exceptions as errors
 from machine_memory import validation
 from machine_memory.backends.steps import MemorySteps, Seconds, as_state, token_of, waiting
 from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
-from machine_memory.records import LockInfo, Metadata, Record
+from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
 
 
 class MemoryVerbs(MemorySteps):
@@ -122,10 +122,25 @@ class MemoryVerbs(MemorySteps):
 
     def held_locks(self) -> Iterator[LockInfo]:
         """Yield the live leases, by id, read in batches. Raises ``ReadError``."""
-        after = ""
-        while batch := self._read_retrying(after, self._held_locks, after):
-            yield from batch
+        batch = self._read_retrying("", self._held_locks, "")
+        yield from batch
+        while len(batch) >= self.batch:
             after = batch[-1].id
+            batch = self._read_retrying(after, self._held_locks, after)
+            yield from batch
+
+    def purge_expired_locks(
+        self, *, older_than: Seconds = 0, batch_size: int = 1000, dry_run: bool = False
+    ) -> PurgeResult:
+        """End the leases that expired ``older_than`` seconds ago, and delete machines that were only ever locked.
+
+        Leases end by themselves: this tidies up. Never a live one; rows in use are skipped. Returns the counts. Raises
+        ``LockError`` when the store failed; what was purged until then stays so, and the rest can be purged again.
+        """
+        seconds = validation.ttl(older_than, "older_than", least=0, most=validation.MAX_AGE)
+        size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
+        with self._translating(errors.LockError, "purge", "expired locks"):
+            return sum(self._purge(older_than=seconds, batch_size=size, dry_run=dry_run), start=PurgeResult())
 
     def children(self, id: str) -> list[str]:
         """Return the ids of the machines that ``id`` started, sorted. Raises ``ReadError``."""

@@ -1,0 +1,72 @@
+"""A client of Redis that makes one attempt: on connections of its own, with the settings of another client."""
+
+from typing import TYPE_CHECKING, Any
+
+from redis import BlockingConnectionPool, ConnectionError, ConnectionPool, Redis, RedisError, TimeoutError
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError
+from redis.sentinel import SentinelConnectionPool
+
+from machine_memory.exceptions import InvalidConfiguration
+from machine_memory.validation import quoted
+
+_OTHERWISE = {
+    *("retry", "retry_on_timeout", "retry_on_error"),
+    *("decode_responses", "encoding", "encoding_errors"),
+    "connection_pool",  # Of Sentinel; the pool here has its own.
+}
+"""What is not taken over: by default nothing is repeated, and replies are bytes."""
+
+
+class NotConnected(ConnectionError):
+    """No connection was made, so nothing was sent."""
+
+
+if TYPE_CHECKING:
+    from redis import Connection as _Connection
+else:
+    _Connection = object
+
+
+class _TellsConnecting(_Connection):
+    """A connection that tells a failure to connect from one on the way, which redis-py does not."""
+
+    def connect(self) -> None:
+        try:
+            super().connect()  # type: ignore[no-untyped-call]
+        except (ConnectionError, TimeoutError) as error:
+            raise NotConnected(str(error)) from error
+
+
+def one_attempt(client: object) -> "Redis":
+    """Return a client like ``client`` that repeats nothing by itself.
+
+    Its connections are its own: the retries of redis-py belong to a connection, whoever uses it.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if not isinstance(client, Redis) or not isinstance(pool, ConnectionPool):
+        raise InvalidConfiguration(
+            f"client must be a redis.Redis, not {quoted(client)}: Redis Cluster is not supported."
+        )
+    kept = {name: value for name, value in pool.connection_kwargs.items() if name not in _OTHERWISE}
+    connection_class = type("OneAttempt", (_TellsConnecting, pool.connection_class), {})
+    options: dict[str, Any] = {**kept, "connection_class": connection_class, "max_connections": pool.max_connections}
+    if isinstance(pool, SentinelConnectionPool):
+        options |= {"is_master": True, "check_connection": pool.check_connection}
+        sentinels = pool.service_name, pool.sentinel_manager
+        return Redis(connection_pool=SentinelConnectionPool(*sentinels, **options))  # type: ignore[no-untyped-call]
+    if isinstance(pool, BlockingConnectionPool):
+        options["timeout"] = pool.timeout
+    return Redis(connection_pool=type(pool)(**options))
+
+
+def is_transient(failure: RedisError) -> bool:
+    """Say whether the same command may succeed a moment later."""
+    return isinstance(failure, (ConnectionError, TimeoutError)) and not isinstance(
+        failure, (AuthenticationError, AuthorizationError)
+    )
+
+
+def is_reply_lost(failure: RedisError) -> bool:
+    """Say whether the command may have been carried out: it was sent, and no answer came."""
+    answered = (NotConnected, AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError)
+    return isinstance(failure, (ConnectionError, TimeoutError)) and not isinstance(failure, answered)
