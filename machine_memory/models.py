@@ -153,6 +153,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             expired = self.expired(for_seconds=older_than).order_by("lease_expires_at")
             available = expired.select_for_update(skip_locked=True) if skips else expired
             ids = list(available.values_list("pk", flat=True)[:batch_size])
+            if not ids:
+                return 0, PurgeResult()
             rows = self.filter(pk__in=ids).expired(for_seconds=older_than)
             deleted = rows.filter(version=0)._raw_delete(self.db)
             return len(ids), PurgeResult(cleared=rows.update(**NO_LEASE), deleted=deleted)

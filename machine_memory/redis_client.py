@@ -34,6 +34,8 @@ class _TellsConnecting(_Connection):
         try:
             super().connect()  # type: ignore[no-untyped-call]
         except (ConnectionError, TimeoutError) as error:
+            if not is_transient(error):
+                raise
             raise NotConnected(str(error)) from error
 
 

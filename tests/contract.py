@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from machine_memory import (
+    InvalidConfiguration,
     InvalidData,
     InvalidMachineId,
     InvalidTTL,
@@ -18,6 +19,7 @@ from machine_memory import (
     LockLost,
     LockNotHeld,
     Metadata,
+    PurgeResult,
     VersionConflict,
 )
 from tests.conftest import Worker, asynchronous, in_thread
@@ -755,6 +757,78 @@ class TestHeldLocks:
             store.memory.lock(id)
 
         assert [info.id for info in store.memory.held_locks()] == ["a", "b", "c", "d", "e"]
+
+
+class TestPurge:
+    def left_behind(self, store: Store, worker: Worker) -> None:
+        """Leave two expired leases, one with state and one without, and a live one."""
+        for id in ("written", "unwritten", "live"):
+            assert worker.lock(id, ttl=6000 if id == "live" else 600)
+        worker.write("written", {"n": 1})
+        for id in ("written", "unwritten"):
+            store.expire(id, ago=60)
+
+    def test_it_ends_expired_leases_and_deletes_what_was_never_written(self, store: Store, worker: Worker) -> None:
+        store.memory.write("free", {})
+        self.left_behind(store, worker)
+
+        assert store.memory.purge_expired_locks() == PurgeResult(cleared=1, deleted=1)
+        assert store.count() == 3
+        assert store.lease_of("written") is None
+        assert store.memory.read("written") == {"n": 1}
+
+    def test_a_live_lease_goes_on(self, store: Store, worker: Worker) -> None:
+        self.left_behind(store, worker)
+        before = store.lease_of("live")
+        store.memory.purge_expired_locks()
+
+        assert before and store.lease_of("live") == before
+        assert worker.write("live", {}) == 1
+
+    def test_whoever_had_the_lease_has_lost_it(self, store: Store, worker: Worker) -> None:
+        self.left_behind(store, worker)
+        store.memory.purge_expired_locks()
+
+        for id in ("written", "unwritten"):
+            with pytest.raises(LockLost):
+                worker.write(id, {"n": 2})
+            assert worker.unlock(id) is True
+            assert worker.lock(id) is True
+
+    def test_a_recently_expired_one_may_be_left(self, store: Store, worker: Worker) -> None:
+        self.left_behind(store, worker)
+
+        assert store.memory.purge_expired_locks(older_than=timedelta(seconds=90)) == PurgeResult()
+        assert store.memory.purge_expired_locks(older_than=45) == PurgeResult(cleared=1, deleted=1)
+
+    def test_a_dry_run_counts_and_changes_nothing(self, store: Store, worker: Worker) -> None:
+        self.left_behind(store, worker)
+        before = store.count(), store.lease_of("written"), store.lease_of("unwritten")
+
+        assert store.memory.purge_expired_locks(dry_run=True) == PurgeResult(cleared=1, deleted=1)
+        assert (store.count(), store.lease_of("written"), store.lease_of("unwritten")) == before
+
+    def test_there_may_be_more_than_a_batch(self, store: Store) -> None:
+        for id in "abcde":
+            store.memory.lock(id, ttl=60)
+        for id in "abcde":
+            store.expire(id)
+
+        assert store.memory.purge_expired_locks(batch_size=2) == PurgeResult(deleted=5)
+        assert store.memory.purge_expired_locks(batch_size=2) == PurgeResult()
+
+    @pytest.mark.parametrize("older_than", [-1, True, float("nan"), "1h", None])
+    def test_an_age_that_is_none_is_refused(self, store: Store, older_than: Any) -> None:
+        with store.untouched(), pytest.raises(InvalidTTL, match="older_than must be"):
+            store.memory.purge_expired_locks(older_than=older_than)
+
+    @pytest.mark.parametrize("size", [0, 10_001, True, 1.5, None])
+    def test_a_batch_that_is_none_is_refused(self, store: Store, size: Any) -> None:
+        with (
+            store.untouched(),
+            pytest.raises(InvalidConfiguration, match="batch_size must be a positive int up to 10000"),
+        ):
+            store.memory.purge_expired_locks(batch_size=size)
 
 
 class TestRecord:

@@ -184,6 +184,23 @@ class DatabaseStore(Store):
         return MachineRecord.objects.using(self.alias)
 
 
+@contextmanager
+def sent_by(memory: BaseMachineMemory) -> Iterator[list[str]]:
+    """Gather what a memory sends to its Redis server within, one text for each time that it sends."""
+    assert isinstance(memory, RedisMachineMemory)
+    connection_class = memory._client.connection_pool.connection_class
+    send = connection_class.send_packed_command
+    sent: list[str] = []
+
+    def listening(connection: Any, command: Any, *args: Any, **options: Any) -> Any:
+        sent.append(str(command))
+        return send(connection, command, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection_class, "send_packed_command", listening)
+        yield sent
+
+
 class RedisStore(Store):
     def __init__(self, name: str) -> None:
         self.alias = servers.CACHES[name]
@@ -212,20 +229,8 @@ class RedisStore(Store):
     def count(self) -> int:
         return len(self._keys())
 
-    @contextmanager
-    def asked(self) -> Iterator[list[str]]:
-        assert isinstance(self.memory, RedisMachineMemory)
-        connection_class = self.memory._client.connection_pool.connection_class
-        send = connection_class.send_packed_command
-        questions: list[str] = []
-
-        def listening(connection: Any, command: Any, *args: Any, **options: Any) -> Any:
-            questions.append(str(command))
-            return send(connection, command, *args, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(connection_class, "send_packed_command", listening)
-            yield questions
+    def asked(self) -> AbstractContextManager[list[str]]:
+        return sent_by(self.memory)
 
     def close(self) -> None:
         if keys := self._keys():

