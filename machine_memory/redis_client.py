@@ -1,12 +1,17 @@
-"""A client of Redis that makes one attempt: on connections of its own, with the settings of another client."""
+"""A client of Redis that makes one attempt, on connections of its own, with the settings of another client."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
+from django.core.cache import BaseCache, InvalidCacheBackendError, caches
+from django.core.checks import CheckMessage
 from redis import BlockingConnectionPool, ConnectionError, ConnectionPool, Redis, RedisError, TimeoutError
 from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError
 from redis.sentinel import SentinelConnectionPool
 
 from machine_memory.exceptions import InvalidConfiguration
+from machine_memory.problems import problem
 from machine_memory.validation import quoted
 
 _OTHERWISE = {
@@ -37,6 +42,44 @@ class _TellsConnecting(_Connection):
             if not is_transient(error):
                 raise
             raise NotConnected(str(error)) from error
+
+
+def cache_of(alias: str) -> BaseCache:
+    try:
+        return caches[alias]
+    except InvalidCacheBackendError as error:
+        known = ", ".join(sorted(caches))
+        raise InvalidConfiguration(f"{quoted(alias)} is not in CACHES ({known}): see `cache`.") from error
+
+
+def client_of(alias: str) -> object:
+    try:
+        from django_redis import get_redis_connection  # noqa: PLC0415  # A client of one's own does without.
+
+        return get_redis_connection(alias)
+    except ImportError as error:
+        raise InvalidConfiguration(f"`cache` needs django-redis ({error}): install machine-memory[redis].") from error
+    except NotImplementedError as error:
+        raise InvalidConfiguration(
+            f"CACHES[{quoted(alias)}] must be a django_redis.cache.RedisCache with one primary server, not sharded."
+        ) from error
+
+
+def check_cache(alias: str) -> Iterator[CheckMessage]:
+    """Yield what in the settings of a cache does not go with machines."""
+    params = caches.settings[alias]
+    options = params.get("OPTIONS", {})
+    if options.get("IGNORE_EXCEPTIONS", getattr(settings, "DJANGO_REDIS_IGNORE_EXCEPTIONS", False)):
+        yield problem("E101", cache=alias)
+    location = params.get("LOCATION", "")
+    servers = location.split(",") if isinstance(location, str) else list(location)
+    if len(servers) > 1:
+        yield problem("E102", cache=alias, count=len(servers))
+
+
+def waits_for_ever(client: Redis) -> bool:
+    pool = client.connection_pool
+    return pool.connection_class(**pool.connection_kwargs).socket_timeout is None
 
 
 def one_attempt(client: object) -> "Redis":

@@ -9,12 +9,14 @@ import pytest
 from django.test import override_settings
 
 import machine_memory
-from machine_memory import BaseMachineMemory, Lease, SimpleMachineMemory, memories, memory
+from machine_memory import BaseMachineMemory, Lease, SimpleMachineMemory, memories, memory, problems
+from machine_memory.checks import check_settings
 from machine_memory.handler import DEFAULT_BACKEND
+from tests import servers
 from tests.conftest import Worker
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-USE, SETTINGS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+USE, SETTINGS, REDIS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -37,6 +39,24 @@ def test_the_settings_that_are_shown_work() -> None:
     with override_settings(MACHINE_MEMORIES=names["MACHINE_MEMORIES"]):
         assert memories["default"].lock_ttl == 30
         assert isinstance(memories["fast"], SimpleMachineMemory)
+
+
+def test_the_settings_that_are_shown_for_redis_work() -> None:
+    names: dict[str, Any] = {}
+    exec(REDIS, names)  # noqa: S102
+    with override_settings(CACHES=names["CACHES"], MACHINE_MEMORIES=names["MACHINE_MEMORIES"]):
+        assert isinstance(memories["default"], machine_memory.RedisMachineMemory)
+        assert check_settings() == []
+
+
+def test_the_user_that_is_shown_for_redis_is_that_of_the_tests() -> None:
+    (shown,) = re.findall(r"`ACL SETUSER (.*?)`", README, re.DOTALL)
+
+    assert re.findall(r"\s([+-]\S+)", shown) == re.findall(r"([+-]\S+) ", servers.LEAST)
+
+
+def test_the_table_of_checks_is_that_of_the_code() -> None:
+    assert re.findall(r"^\| `machine_memory\.(\w+)` \|", README, re.MULTILINE) == list(problems._PROBLEMS)
 
 
 def test_the_table_of_settings_is_that_of_the_code() -> None:

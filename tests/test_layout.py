@@ -16,7 +16,7 @@ from tests.stores import DATABASES
 
 ROOT = Path(machine_memory.__file__).parent
 FLOORS = [
-    {"exceptions"},
+    {"exceptions", "problems"},
     {"records"},
     {"validation"},
     {"encoding"},
@@ -29,6 +29,7 @@ FLOORS = [
     {"backends.base"},
     {"backends.simple", "backends.database", "backends.redis"},
     {"handler"},
+    {"checks"},
     {"apps", ""},
 ]
 """From the ground up; modules on one floor do not know each other."""

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
+from django.core.checks import CheckMessage
+
 from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
 from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record
 from machine_memory.validation import quoted
@@ -59,6 +61,10 @@ class MemoryPrimitives(ABC):
 
     @abstractmethod
     def _tree(self, root: str) -> list[str]: ...
+
+    def check(self, *, deploy: bool) -> Iterator[CheckMessage]:
+        """Yield what is wrong around this memory: in the settings, or (``deploy``) in how the server is set up."""
+        yield from ()
 
     def _may_read_again(self, failure: BaseException) -> bool:
         return False

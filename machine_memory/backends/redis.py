@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
 
-from django.core.cache import BaseCache, InvalidCacheBackendError, caches
+from django.core.checks import CheckMessage
 from redis import ConnectionError, Redis, RedisError
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -18,7 +18,8 @@ from machine_memory import lua, redis_client
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.encoding import decode
-from machine_memory.exceptions import CorruptRecord, InvalidConfiguration, UnknownOutcome
+from machine_memory.exceptions import CorruptRecord, UnknownOutcome
+from machine_memory.problems import problem
 from machine_memory.records import Change, EncodedData, Grant, LockInfo, PurgeResult, Record
 from machine_memory.validation import quoted
 
@@ -44,10 +45,10 @@ class RedisMachineMemory(BaseMachineMemory):
         super().__init__(**options)
         self.cache = None if client is not None else cache
         if client is None:
-            self._namespace = _cache(cache).make_key(NAMESPACE)
+            self._namespace = redis_client.cache_of(cache).make_key(NAMESPACE)
         else:
             self._namespace = key_prefix + NAMESPACE
-        self._client = redis_client.one_attempt(_client_of(cache) if client is None else client)
+        self._client = redis_client.one_attempt(redis_client.client_of(cache) if client is None else client)
 
     def _read(self, id: str) -> object:
         (data,) = self._values(id, "data")
@@ -149,7 +150,7 @@ class RedisMachineMemory(BaseMachineMemory):
 
     def _scan(self, *names: str) -> Iterator[tuple[str, int, list[str | None]]]:
         """Yield every machine with the server's time and some of its fields; some may come twice."""
-        keys = self._client.scan_iter(glob_escaped(self._namespace) + "*", count=SCANNED, _type="hash")
+        keys = self._client.scan_iter(_glob_escaped(self._namespace) + "*", count=SCANNED, _type="hash")
         while found := list(islice(keys, SCANNED)):
             with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.time()
@@ -159,6 +160,27 @@ class RedisMachineMemory(BaseMachineMemory):
             for key, row in zip(found, rows, strict=True):
                 id = unquote(key.decode().removeprefix(self._namespace))
                 yield id, seconds * 1_000_000 + microseconds, [_text(value) for value in row]
+
+    def check(self, *, deploy: bool) -> Iterator[CheckMessage]:
+        """Yield what makes this Redis, or the way to it, unsafe for machines."""
+        if deploy:
+            yield from self._check_server()
+            return
+        if self.cache is not None:
+            yield from redis_client.check_cache(self.cache)
+        if redis_client.waits_for_ever(self._client):
+            yield problem("W101")
+
+    def _check_server(self) -> Iterator[CheckMessage]:
+        try:
+            info: Any = self._client.info()
+        except RedisError as error:
+            yield problem("W104", error=type(error).__name__)
+            return
+        if info["maxmemory_policy"] != "noeviction":
+            yield problem("W102", policy=info["maxmemory_policy"])
+        if not info["aof_enabled"]:
+            yield problem("W103")
 
     def _may_read_again(self, failure: BaseException) -> bool:
         return isinstance(failure, RedisError) and redis_client.is_transient(failure)
@@ -197,27 +219,6 @@ class RedisMachineMemory(BaseMachineMemory):
                 return self._client.eval(script.text, 1, key, *given)
 
 
-def _cache(alias: str) -> BaseCache:
-    try:
-        return caches[alias]
-    except InvalidCacheBackendError as error:
-        known = ", ".join(sorted(caches))
-        raise InvalidConfiguration(f"{quoted(alias)} is not in CACHES ({known}): see `cache`.") from error
-
-
-def _client_of(alias: str) -> object:
-    try:
-        from django_redis import get_redis_connection  # noqa: PLC0415  # A client of one's own does without.
-
-        return get_redis_connection(alias)
-    except ImportError as error:
-        raise InvalidConfiguration(f"`cache` needs django-redis ({error}): install machine-memory[redis].") from error
-    except NotImplementedError as error:
-        raise InvalidConfiguration(
-            f"CACHES[{quoted(alias)}] must be a django_redis.cache.RedisCache with one primary server, not sharded."
-        ) from error
-
-
 @contextmanager
 def _expecting_a_hash(id: str) -> Iterator[None]:
     try:
@@ -228,7 +229,7 @@ def _expecting_a_hash(id: str) -> Iterator[None]:
         raise CorruptRecord(f"The key of {quoted(id)} holds no hash: something else wrote it.") from error
 
 
-def glob_escaped(text: str) -> str:
+def _glob_escaped(text: str) -> str:
     return re.sub(r"([*?\[\]^\\])", r"\\\1", text)
 
 
