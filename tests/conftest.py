@@ -82,6 +82,8 @@ store = pytest.fixture(params=["simple", *databases(), *redis_servers()], name="
 """A store of any kind."""
 shared_store = pytest.fixture(params=[*databases(), *redis_servers()], name="shared_store")(_store)
 """A store that processes can share."""
+server = pytest.fixture(params=[*databases("postgresql", "mariadb"), *redis_servers()], name="server")(_store)
+"""A store that is reached over a network."""
 database = pytest.fixture(params=databases(), name="database")(_store)
 redis_store = pytest.fixture(params=redis_servers(), name="redis_store")(_store)
 

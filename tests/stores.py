@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pytest
+import redis
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.db import connections
@@ -16,6 +17,7 @@ from machine_memory import BaseMachineMemory, DatabaseMachineMemory, RedisMachin
 from machine_memory.clock import StoreTime
 from machine_memory.models import MachineQuerySet, MachineRecord
 from tests import servers
+from tests.proxy import COMMIT, STATEMENT, Proxy, proxied
 
 T = TypeVar("T")
 
@@ -99,6 +101,23 @@ class Store(ABC):
         """Keep a lease that is shorter than a test alive for as long as the block lasts, where that can be done."""
         return nullcontext()
 
+    # What a store on a server has beside.
+
+    decisive: bytes
+    """What is in every request that may change something."""
+    question = b""
+    """What is in every request that reads a state."""
+    no_answer = ""
+    """The driver's error where no server is."""
+
+    def through_proxy(self) -> AbstractContextManager[tuple[BaseMachineMemory, Proxy]]:
+        """Reach the same machines through a proxy."""
+        raise NotImplementedError
+
+    def hang_up(self, memory: BaseMachineMemory) -> None:
+        """Close the connections that a memory keeps."""
+        raise NotImplementedError
+
     def close(self) -> None:  # noqa: B027  # Memory goes by itself.
         """Leave nothing behind."""
 
@@ -138,6 +157,9 @@ class SimpleStore(Store):
 
 
 class DatabaseStore(Store):
+    question = b"SELECT"
+    no_answer = "OperationalError"
+
     def __init__(self, name: str) -> None:
         self.one_statement = not name.endswith(ORM)
         name = name.removesuffix(ORM)
@@ -175,6 +197,18 @@ class DatabaseStore(Store):
             connections[self.alias].close()
 
     @property
+    def decisive(self) -> bytes:  # type: ignore[override]
+        return STATEMENT if self.one_statement else COMMIT[self.name]
+
+    @contextmanager
+    def through_proxy(self) -> Iterator[tuple[BaseMachineMemory, Proxy]]:
+        with proxied(self.alias) as (alias, proxy):
+            yield DatabaseMachineMemory(using=alias, one_statement=self.one_statement), proxy
+
+    def hang_up(self, memory: BaseMachineMemory) -> None:
+        memory._close()
+
+    @property
     def steps(self) -> Any:
         assert isinstance(self.memory, DatabaseMachineMemory)
         return self.memory._steps(connections[self.alias])
@@ -202,6 +236,10 @@ def sent_by(memory: BaseMachineMemory) -> Iterator[list[str]]:
 
 
 class RedisStore(Store):
+    decisive = b"EVALSHA"
+    question = b"HMGET"
+    no_answer = "NotConnected"
+
     def __init__(self, name: str) -> None:
         self.alias = servers.CACHES[name]
         super().__init__(name)
@@ -235,6 +273,27 @@ class RedisStore(Store):
     def close(self) -> None:
         if keys := self._keys():
             self.client.delete(*keys)
+
+    @contextmanager
+    def through_proxy(self) -> Iterator[tuple[BaseMachineMemory, Proxy]]:
+        address = redis.connection.parse_url(self.location)  # type: ignore[no-untyped-call]
+        proxy = Proxy((address.pop("host"), address.pop("port")))
+        client = redis.Redis(host="127.0.0.1", port=proxy.port, **address)
+        memory = RedisMachineMemory(client=client, key_prefix=f"{servers.PREFIX}:1:")
+        try:
+            yield memory, proxy
+        finally:
+            self.hang_up(memory)
+            proxy.close()
+
+    def hang_up(self, memory: BaseMachineMemory) -> None:
+        assert isinstance(memory, RedisMachineMemory)
+        memory._client.connection_pool.disconnect()
+
+    @property
+    def location(self) -> str:
+        """The address that the memory has, with its user."""
+        return str(caches.settings[self.alias]["LOCATION"])
 
     def _keys(self) -> list[bytes]:
         return list(self.client.scan_iter(f"{caches[self.alias].key_prefix}:*", count=1000))

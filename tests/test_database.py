@@ -31,7 +31,7 @@ from machine_memory import (
 from machine_memory.clock import StoreTime
 from machine_memory.models import MachineRecord
 from tests.conftest import Worker, databases, in_thread
-from tests.proxy import COMMIT, STATEMENT, Proxy, proxied
+from tests.proxy import proxied
 from tests.stores import DatabaseStore
 
 servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
@@ -312,95 +312,6 @@ class TestConnections:
             database.wait_until(lambda: execute(database.alias, sessions) > before)
             assert lease.remaining
         database.wait_until(lambda: execute(database.alias, sessions) == before)
-
-
-class TestLostReplies:
-    @pytest.fixture
-    def proxy(self, database: DatabaseStore) -> Iterator[Proxy]:
-        with proxied(database.alias) as (alias, proxy):
-            self.memory = DatabaseMachineMemory(using=alias, one_statement=database.one_statement)
-            self.memory.read("warm up")
-            self.decisive = STATEMENT if database.one_statement else COMMIT[database.name]
-            yield proxy
-
-    @servers
-    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, database: DatabaseStore, proxy: Proxy) -> None:
-        database.memory.write("a", {"n": 1})
-        proxy.before = self.decisive
-        with pytest.raises(UnknownOutcome, match="The reply to the write of 'a' was lost: it may have been applied."):
-            self.memory.write("a", {"n": 2})
-
-        assert database.memory.read("a") == {"n": 1}
-
-    @servers
-    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, database: DatabaseStore, proxy: Proxy) -> None:
-        self.memory.write("a", {"n": 1})
-        proxy.after = self.decisive
-        with pytest.raises(UnknownOutcome):
-            self.memory.write("a", {"n": 2})
-        proxy.after = None
-
-        record = self.memory.record("a")
-        assert record
-        assert (record.data, record.version) == ({"n": 2}, 2)
-
-    @servers
-    def test_a_lease_whose_grant_was_lost_is_claimed(self, database: DatabaseStore, proxy: Proxy) -> None:
-        self.memory.write("a", {"n": 1})
-        proxy.after = self.decisive
-        with self.memory.lease("a") as lease:
-            proxy.after = None
-            assert proxy.connections == 2
-            assert (lease.data, lease.version) == ({"n": 1}, 1)
-            assert database.memory.lock("a") is False
-            assert lease.commit({"n": 2}) == 2
-        assert database.memory.read("a") == {"n": 2}
-
-    @servers
-    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, database: DatabaseStore, proxy: Proxy) -> None:
-        self.memory.write("a", {"n": 1})
-        proxy.before = self.decisive
-        with pytest.raises(LockError):
-            self.memory.lock("a")
-
-        assert database.memory.lock("a") is True
-
-    @servers
-    def test_a_read_whose_reply_was_lost_is_repeated(self, database: DatabaseStore, proxy: Proxy) -> None:
-        database.memory.write("a", {"n": 1})
-        proxy.after = b"SELECT"
-        self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
-
-        assert self.memory.read("a") == {"n": 1}
-        assert proxy.connections == 2
-
-    @servers
-    def test_a_store_that_is_down_is_an_error_after_three_attempts_to_read(
-        self, database: DatabaseStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        self.memory.lock("a")
-        connections[self.memory.using].close()
-        proxy.refuse()
-        waits: list[float] = []
-        self.memory._retrying.sleep = waits.append
-
-        with pytest.raises(ReadError, match=r"The store failed to read 'a' \(OperationalError\)"):
-            self.memory.read("a")
-        assert len(waits) == 2
-        assert 0.05 <= waits[0] <= 0.1
-        assert 0.1 <= waits[1] <= 0.15
-        with pytest.raises(LockError):
-            self.memory.lock("b")
-        with pytest.raises(WriteError) as failed:
-            self.memory.write("a", {})
-        assert type(failed.value) is WriteError
-        with pytest.raises(WriteError):
-            self.memory.cleanup("a")
-        with pytest.raises(LockError):
-            self.memory.force_unlock("a")
-        with pytest.raises(ReadError):
-            next(self.memory.held_locks())
-        assert self.memory.unlock("a") is False
 
 
 class TestErrors:

