@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+MEMORY ?= database
 
 .PHONY: help demo test coverage bench lint format clean
 
 help:
 	@echo "make demo      drive orders through a workflow while workers are killed; ARGS='--orders 500 --kill 10'"
+	@echo "               MEMORY=redis keeps the machines in Redis: at REDIS_URL, or on a server of its own"
 	@echo "make test      run the tests on every database that is there; ARGS='-k lease'"
 	@echo "make coverage  the same, and measure branch coverage"
 	@echo "make bench     measure side by side with drivers and peers, in five minutes; ARGS='--large'"
 	@echo "make lint      check style, types and migrations"
 
 demo: $(VENV)/demo
-	$(BIN)/python manage.py demo $(ARGS)
+	MEMORY=$(MEMORY) $(BIN)/python manage.py demo $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)

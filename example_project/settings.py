@@ -1,6 +1,9 @@
-"""The least settings that work: an admin, and a memory on SQLite."""
+"""The least settings that work: an admin, and a memory in SQLite or, with ``MEMORY=redis``, in Redis."""
 
+import os
 from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -54,10 +57,28 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-MACHINE_MEMORIES = {
+CACHES = {
     "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"),
+        "KEY_PREFIX": "machine-memory-example",
+        "OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5},
+    }
+}
+
+MEMORIES = {
+    "database": {
         "BACKEND": "machine_memory.backends.database.DatabaseMachineMemory",
         "LOCK_TTL": 120,
         "OPTIONS": {"using": "default"},
-    }
+    },
+    "redis": {
+        "BACKEND": "machine_memory.backends.redis.RedisMachineMemory",
+        "LOCK_TTL": 120,
+        "OPTIONS": {"cache": "default"},
+    },
 }
+MEMORY = os.environ.get("MEMORY", "database")
+if MEMORY not in MEMORIES:
+    raise ImproperlyConfigured(f"MEMORY must be database or redis, not {MEMORY!r}.")
+MACHINE_MEMORIES = {"default": MEMORIES[MEMORY], "inbox": MEMORIES["database"]}

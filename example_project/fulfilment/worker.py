@@ -34,6 +34,8 @@ def work(name: str, *, stopped: Callable[[], bool], observe: Observer | None = N
 
 def handle(delivery: Delivery, orchestrator: Orchestrator, worker: str) -> Outcome:
     """Handle a delivery, then acknowledge it or send it back."""
+    # In this order, as no transaction joins the inbox with a memory in Redis: a worker that dies in between leaves a
+    # delivery that comes again, as a duplicate. The other way round, an event might be acknowledged and never written.
     result = orchestrator.handle(delivery.as_event())
     if result.outcome == Outcome.DENIED:
         Delivery.objects.send_back(delivery)

@@ -40,15 +40,18 @@ class Order:
 def fill(*, orders: int, kills: int, random: Random) -> None:
     """Forget the last run and prepare the next one; ``kills``: at most one for each order."""
     new = [Order(number) for number in range(1, orders + 1)]
-    _forget_last_run()
+    _forget_last_run(new)
     _deliver(new, random)
     _begin(order for order in new if order.is_old)
     _plan_kills(random.sample(new, kills), random)
 
 
-def _forget_last_run() -> None:
+def _forget_last_run(orders: Iterable[Order]) -> None:
     with transaction.atomic():
-        for order in Delivery.objects.values_list("order", flat=True).distinct():
+        # The memory first, as it may be another store, and the inbox knows which orders are there. It does not know
+        # those that another inbox had in the same Redis.
+        known = Delivery.objects.values_list("order", flat=True).distinct()
+        for order in {*known, *(order.id for order in orders)}:
             memory.force_unlock(order)  # A run that was interrupted may have left its leases.
             memory.cleanup(order)
         Delivery.objects.all().delete()

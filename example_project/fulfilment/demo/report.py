@@ -13,8 +13,8 @@ SPELT_OUT = 10
 """How many lost updates are told one by one."""
 
 
-def report(console: Console, audit: Audit, *, orders: int) -> None:
-    table = Table(box=ROUNDED, show_header=False)
+def report(console: Console, audit: Audit, *, orders: int, place: str) -> None:
+    table = Table(title=f"Machines in {place}", title_justify="left", box=ROUNDED, show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from example_project.fulfilment.demo.report import report
 from example_project.fulfilment.demo.run import run
-from machine_memory import LockDenied, memory
+from example_project.fulfilment.demo.store import store
+from machine_memory import LockDenied, memories, memory
 
 ALONE = 10
 """Seconds for which a demo that died keeps the next one waiting."""
@@ -33,13 +34,18 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         console.print(f"Orders: {orders:,}, workers: {workers}, workers to be killed: {kill}, seed: {seed}")
         try:
-            with memory.lease("demo", ttl=ALONE, keep_alive=True):
+            # Two leases, as inbox and machines may be in two stores, and either in use by another demo.
+            with (
+                memories["inbox"].lease("inbox", ttl=ALONE, keep_alive=True),
+                store(console) as place,
+                memory.lease("demo", ttl=ALONE, keep_alive=True),
+            ):
                 audit = run(console, orders=orders, workers=workers, kills=kill, seed=seed)
         except LockDenied:
             raise CommandError(f"Another demo is running, or died less than {ALONE} seconds ago.") from None
         except KeyboardInterrupt:
             raise CommandError("Interrupted. Every worker has ended.", returncode=130) from None
-        report(console, audit, orders=orders)
+        report(console, audit, orders=orders, place=place)
         if not audit.passed(orders=orders, kills=kill):
             raise CommandError("An order is not complete, a lease was not taken over, or an update was lost.")
         console.print("Look next: python manage.py createsuperuser")
