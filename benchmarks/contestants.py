@@ -7,6 +7,7 @@ from machine_memory import BaseMachineMemory
 
 OURS = "machine_memory"
 ORM_FORM = "machine_memory, ORM form"
+PREPARED = "machine_memory, prepared"
 VERBS = ("lock", "read", "write", "unlock")
 
 

@@ -18,9 +18,9 @@ _spawning = multiprocessing.get_context("spawn")  # A fork would share the conne
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``processes`` of the crew advance machines of ``alias`` for so many seconds: one each, or all the same."""
+    """``processes`` of the crew advance machines of ``store`` for so many seconds: one each, or all the same."""
 
-    alias: str
+    store: str
     processes: int
     ids: tuple[str, ...]
     seconds: float
@@ -82,9 +82,9 @@ def _work(pipe: Connection, start_lines: dict[int, Barrier]) -> None:
 
 
 def _cycles(task: Task, number: int, start_line: Barrier) -> list[float]:
-    from machine_memory import DatabaseMachineMemory  # noqa: PLC0415  # As above.
+    from benchmarks import stores  # noqa: PLC0415  # As above.
 
-    memory = DatabaseMachineMemory(using=task.alias)
+    memory = stores.memory(task.store)
     id = task.ids[number % len(task.ids)]
     memory.read(id)  # Connects.
     times = []

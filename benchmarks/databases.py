@@ -149,7 +149,7 @@ def _create(alias: str) -> None:
 
 def _drop(alias: str) -> None:
     connection = connections[alias]
-    connection.close()
+    connections.close_all()  # Another alias may be the same database with other options.
     name = connection.settings_dict["NAME"]
     if connection.vendor == "sqlite":
         for suffix in ("", "-wal", "-shm"):

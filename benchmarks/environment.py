@@ -9,11 +9,10 @@ from typing import Any
 
 from django.db import connections
 
-from benchmarks import databases
-from benchmarks.peers.redis import redis_client
+from benchmarks import databases, redis_store
 
 PACKAGES = (
-    *("django", "psycopg", "psycopg-binary", "mysqlclient", "redis"),
+    *("django", "psycopg", "psycopg-binary", "mysqlclient", "redis", "hiredis"),
     *("django-pglock", "python-redis-lock", "langgraph-checkpoint-postgres"),
 )
 SETTINGS = {
@@ -87,11 +86,9 @@ def _value(cursor: Any, statement: str) -> str:
 
 
 def _redis() -> dict[str, str]:
-    try:
-        client = redis_client()
-    except (ImportError, ConnectionError):
+    if redis_store.missing():
         return {}
-    with client:
+    with redis_store.client() as client:
         settings = {name: client.config_get(name).get(name) for name in ("appendonly", "appendfsync", "save")}
         release = client.info("server")["redis_version"]
     return {"Redis": f"{release}; {', '.join(f'{name} = {value}' for name, value in settings.items())}"}

@@ -6,9 +6,10 @@ from contextvars import Context
 from itertools import islice
 from typing import Any
 
-from benchmarks import databases, raw
-from benchmarks.contestants import ORM_FORM, Memory, Verbs
+from benchmarks import databases, raw, stores
+from benchmarks.contestants import ORM_FORM, PREPARED, Memory, Verbs
 from benchmarks.mutex import RawDict
+from benchmarks.raw_redis import RawRedis
 from machine_memory import DatabaseMachineMemory, SimpleMachineMemory
 
 HELD = 9
@@ -16,15 +17,28 @@ HELD = 9
 
 
 @contextmanager
-def on_database(alias: str, state: dict[str, Any], *, orm_form: bool = True) -> Iterator[list[Verbs]]:
-    memory = Memory(DatabaseMachineMemory(using=alias), state)
-    drivers = raw.drivers(alias, state)
+def on_store(name: str, state: dict[str, Any], *, forms: bool = True) -> Iterator[list[Verbs]]:
+    """Have the contestants connected; ``forms``: this package in its other forms as well."""
+    drivers = [RawRedis(state)] if name == stores.REDIS else raw.drivers(name, state)
     try:
-        form = Memory(DatabaseMachineMemory(using=alias, one_statement=False), state, ORM_FORM)
-        yield [memory, *drivers, *([form] if orm_form else [])]
+        yield [Memory(stores.memory(name), state), *drivers, *(_forms(name, state) if forms else [])]
     finally:
         for driver in drivers:
             driver.close()
+
+
+def prepared(name: str, state: dict[str, Any]) -> list[Memory]:
+    """Return this package where Django lets psycopg prepare its statements; nothing on another store."""
+    if name != "postgresql":
+        return []
+    return [Memory(DatabaseMachineMemory(using="postgresql-prepared"), state, PREPARED)]
+
+
+def _forms(name: str, state: dict[str, Any]) -> list[Memory]:
+    if name == stores.REDIS:
+        return []
+    orm_form = Memory(DatabaseMachineMemory(using=name, one_statement=False), state, ORM_FORM)
+    return [*prepared(name, state), orm_form]
 
 
 def in_process(count: int, state: dict[str, Any]) -> list[Verbs]:

@@ -65,8 +65,8 @@ class Report:
         yield "# Benchmarks of machine_memory"
         yield (
             "Times are medians in microseconds unless said otherwise. The contestants of a table took turns in this one"
-            " run; a ratio is the median of the ratios of each round. Every contestant of a database has the same"
-            " settings, changes the same state in the same table, and has its JSON encoded and decoded."
+            " run; a ratio is the median of the ratios of each round. Every contestant of a store has the same"
+            " settings, changes the same state in the same place, and has its JSON encoded and decoded."
         )
         yield _table(["", ""], [[f"**{name}**", text] for name, text in self.environment.items()])
         for name, reason in self.missing.items():

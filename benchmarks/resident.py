@@ -8,11 +8,11 @@ from pathlib import Path
 STATM = Path("/proc/self/statm")
 
 
-def resident(alias: str, *, warm_up: int, cycles: int, samples: int) -> list[int]:
+def resident(store: str, *, warm_up: int, cycles: int, samples: int) -> list[int]:
     """Return the resident bytes after the warm-up, and after each of ``samples`` parts of the cycles."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe(duplex=False)
-    worker = spawning.Process(target=_work, args=(theirs, alias, warm_up, cycles // samples, samples), daemon=True)
+    worker = spawning.Process(target=_work, args=(theirs, store, warm_up, cycles // samples, samples), daemon=True)
     worker.start()
     theirs.close()
     sizes: list[int] = ours.recv()
@@ -20,16 +20,16 @@ def resident(alias: str, *, warm_up: int, cycles: int, samples: int) -> list[int
     return sizes
 
 
-def _work(pipe: Connection, alias: str, warm_up: int, step: int, samples: int) -> None:
+def _work(pipe: Connection, store: str, warm_up: int, step: int, samples: int) -> None:
     import django  # noqa: PLC0415  # This is where a process begins.
 
     django.setup()
 
+    from benchmarks import stores  # noqa: PLC0415
     from benchmarks.databases import machine_id  # noqa: PLC0415
     from benchmarks.order import order  # noqa: PLC0415
-    from machine_memory import DatabaseMachineMemory  # noqa: PLC0415
 
-    memory = DatabaseMachineMemory(using=alias)
+    memory = stores.memory(store)
     state = order()
     sizes = []
     for start, stop in [

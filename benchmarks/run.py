@@ -8,19 +8,19 @@ from importlib import import_module
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks import databases, environment
+from benchmarks import databases, environment, redis_store
 from benchmarks.measure import Contestant, Race, race
 from benchmarks.report import Report, Section
 from tests import servers
 
 USUAL_SECONDS = {
-    "cycle": 22,
-    "peers": 12,
-    "throughput": 34,
-    "growth": 80,
-    "size": 16,
+    "cycle": 29,
+    "peers": 15,
+    "throughput": 46,
+    "growth": 75,
+    "size": 19,
     "validation": 8,
-    "memory": 9,
+    "memory": 14,
 }
 """What the parts take, for the progress bar; and all the parts there are, in their order."""
 QUICK = 0.1
@@ -70,7 +70,7 @@ def measure(parts: Sequence[str], *, seconds: float, quick: bool, large: bool) -
             seconds=QUICK if quick else seconds,
             quick=quick,
             large=large,
-            missing=dict(servers.missing),
+            missing=servers.missing | redis_store.missing(),
         )
         with databases.scratch(*databases.available()):
             found = environment.describe()

@@ -36,5 +36,9 @@ SECRET_KEY = "for benchmarks alone"  # noqa: S105
 USE_TZ = True
 INSTALLED_APPS = ["machine_memory", "benchmarks"]
 DATABASES: dict[str, dict[str, Any]] = {"default": {}, **_databases("")}
+if "postgresql" in DATABASES:
+    # psycopg prepares nothing for Django without both.
+    options = {"server_side_binding": True, "prepare_threshold": 0}
+    DATABASES["postgresql-prepared"] = {**DATABASES["postgresql"], "OPTIONS": options}
 for size in SIZES:
     DATABASES |= _databases(f"-{size}")

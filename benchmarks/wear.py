@@ -30,7 +30,7 @@ def wear(alias: str, cycles: int) -> Wear:
     """Go through ``cycles`` on a thousand machines, in a scratch database that is there and empty."""
     try:
         databases.fill(alias, MACHINES, held=True)
-        with lineup.on_database(alias, order(), orm_form=False) as contestants:
+        with lineup.on_store(alias, order(), forms=False) as contestants:
             before = storage.room(alias)
             for id in islice(databases.ids(MACHINES), cycles):
                 contestants[0].cycle(id)

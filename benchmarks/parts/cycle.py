@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import databases, lineup
+from benchmarks import databases, lineup, stores
 from benchmarks.contestants import OURS, VERBS, Verbs
 from benchmarks.measure import Contestant, Race, Steps
 from benchmarks.order import order
@@ -12,7 +12,7 @@ from benchmarks.run import Run
 
 MACHINES = 1_000
 CYCLE, DENIED = "lease + commit", "denied lock"
-MOST = {"postgresql": 1.3, "sqlite": 2.5}
+MOST = {"postgresql": 1.3, "sqlite": 2.5, stores.REDIS: 1.3}
 """Times the raw driver that a cycle may take."""
 MOST_DENIED = 1.5
 
@@ -20,17 +20,17 @@ MOST_DENIED = 1.5
 def measured(run: Run) -> Section:
     section = Section(
         "Lease and commit, and the verbs apart",
-        "Ratios are against the raw driver, which runs the same statements by hand; for the in-process memory that is a"
-        " dict and a mutex. psycopg prepares nothing here, as behind PgBouncer, except where it says so.",
+        "Ratios are against the raw driver, which runs the same statements or scripts by hand; for the in-process"
+        " memory that is a dict and a mutex. psycopg prepares nothing, as behind PgBouncer, except where it says so.",
     )
     state = order()
-    for name in databases.available():
-        with databases.scratch(name):
-            databases.fill(name, MACHINES)
-            with lineup.on_database(name, state) as contestants:
+    for name in stores.available():
+        with stores.scratch(name):
+            stores.fill(name, MACHINES)
+            with lineup.on_store(name, state) as contestants:
                 lineup.hold(contestants[0], MACHINES)
-                races = _races(run, databases.NAMES[name], contestants)
-        section.tables.append(_table(databases.NAMES[name], contestants, races))
+                races = _races(run, stores.NAMES[name], contestants)
+        section.tables.append(_table(stores.NAMES[name], contestants, races))
         section.bars.extend(_bars(name, races))
     contestants = lineup.in_process(MACHINES, state)
     for contestant in contestants:
@@ -76,9 +76,10 @@ def _figures(names: Sequence[str], step: str, race: Race) -> Iterator[float]:
 
 
 def _bars(name: str, races: dict[str, Race]) -> Iterator[Bar]:
-    where = databases.NAMES[name]
+    where = stores.NAMES[name]
     if name in MOST:
         ratio = races[CYCLE].ratio(OURS, CYCLE, RAW)
-        yield Bar(what=f"{where}: lease + commit, against the raw driver", measured=ratio, most=MOST[name])
+        rival = "two raw EVALSHA" if name == stores.REDIS else "the raw driver"
+        yield Bar(what=f"{where}: lease + commit, against {rival}", measured=ratio, most=MOST[name])
     ratio = races[DENIED].ratio(OURS, DENIED, RAW)
     yield Bar(what=f"{where}: a denied lock, against the raw driver", measured=ratio, most=MOST_DENIED)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
 
-from benchmarks import databases
+from benchmarks import databases, lineup, stores
 from benchmarks.contestants import OURS, Memory
 from benchmarks.measure import Contestant, Race
 from benchmarks.order import order
@@ -14,16 +14,16 @@ from benchmarks.peers.orm import RECIPE, AdvisoryLock, Recipe, WaryRecipe
 from benchmarks.peers.redis import PythonRedisLock, RedisLock
 from benchmarks.report import Bar, Cell, Section, Table
 from benchmarks.run import Run
-from machine_memory import DatabaseMachineMemory
 
 PEERS: dict[str, list[type[Peer]]] = {
     "sqlite": [Recipe, WaryRecipe],
-    "postgresql": [Recipe, WaryRecipe, AdvisoryLock, RedisLock, PythonRedisLock, LangGraph],
+    "postgresql": [Recipe, WaryRecipe, AdvisoryLock, LangGraph],
     "mariadb": [Recipe, WaryRecipe],
+    stores.REDIS: [RedisLock, PythonRedisLock],
 }
 MACHINES = 500
-LEAST = {"postgresql": 3.0, "sqlite": 5.0}
-"""Times as long as this package that the recipe is to take."""
+LEAST = {"postgresql": (RECIPE, 3.0), "sqlite": (RECIPE, 5.0), stores.REDIS: (RedisLock.name, 1.0)}
+"""Times as long as this package that a peer is to take."""
 STEP = "cycle"
 
 
@@ -31,25 +31,25 @@ def measured(run: Run) -> Section:
     section = Section(
         "Instead of this package",
         "A cycle takes a lock, reads the state, changes it, writes it and releases. The ratio says how many times"
-        " as long as machine_memory on that database it takes. Redis and the databases differ in"
-        " durability: see above.",
+        " as long as machine_memory on that store it takes.",
     )
-    for name in databases.available():
-        with databases.scratch(name), ExitStack() as ended:
+    for name in stores.available():
+        with stores.scratch(name), ExitStack() as ended:
             peers = list(_peers(run, name, ended))
-            databases.fill(name, MACHINES)
-            contestants: list[Memory | Peer] = [Memory(DatabaseMachineMemory(using=name), order()), *peers]
+            stores.fill(name, MACHINES)
+            ours = [Memory(stores.memory(name), order()), *lineup.prepared(name, order())]
+            contestants: list[Memory | Peer] = [*ours, *peers]
             race = run.race(
-                f"peers, {databases.NAMES[name]}",
+                f"peers, {stores.NAMES[name]}",
                 [Contestant(name=it.name, steps={STEP: it.cycle}, ids=cycle(_ids())) for it in contestants],
                 share=1 + len(peers) / 4,
                 turn=10,
             )
-        section.tables.append(_table(databases.NAMES[name], peers, race))
+        section.tables.append(_table(stores.NAMES[name], ours, peers, race))
         if name in LEAST:
-            ratio = race.ratio(RECIPE, STEP, OURS)
-            what = f"{databases.NAMES[name]}: {RECIPE}, against lease + commit"
-            section.bars.append(Bar(what=what, measured=ratio, least=LEAST[name]))
+            rival, least = LEAST[name]
+            what = f"{stores.NAMES[name]}: {rival}, against lease + commit"
+            section.bars.append(Bar(what=what, measured=race.ratio(rival, STEP, OURS), least=least))
     return section
 
 
@@ -68,10 +68,10 @@ def _peers(run: Run, name: str, ended: ExitStack) -> Iterator[Peer]:
             yield peer
 
 
-def _table(title: str, peers: Sequence[Peer], race: Race) -> Table:
-    rows: list[list[Cell]] = [[OURS, race.median(OURS, STEP), race.percentile(OURS, STEP, 0.99), 1.0, "yes"]]
-    for peer in peers:
-        p99 = race.percentile(peer.name, STEP, 0.99)
-        ratio = race.ratio(peer.name, STEP, OURS)
-        rows.append([peer.name, race.median(peer.name, STEP), p99, ratio, peer.guard])
+def _table(title: str, ours: Sequence[Memory], peers: Sequence[Peer], race: Race) -> Table:
+    guards = dict.fromkeys((it.name for it in ours), "yes") | {peer.name: peer.guard for peer in peers}
+    rows: list[list[Cell]] = []
+    for name, guard in guards.items():
+        p99 = race.percentile(name, STEP, 0.99)
+        rows.append([name, race.median(name, STEP), p99, race.ratio(name, STEP, OURS), guard])
     return Table(title, ["", "p50, µs", "p99, µs", "ratio", "refuses a stale write"], rows)

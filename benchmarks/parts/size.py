@@ -2,7 +2,7 @@
 
 from itertools import cycle
 
-from benchmarks import databases, lineup
+from benchmarks import databases, lineup, stores
 from benchmarks.contestants import OURS, Verbs
 from benchmarks.measure import Contestant
 from benchmarks.order import order
@@ -17,14 +17,14 @@ STEP = "cycle"
 
 def measured(run: Run) -> Section:
     section = Section("Size of the state", "Ratios are against the raw driver.")
-    for name in databases.available():
+    for name in stores.available():
         rows = []
         for title, size in SIZES.items():
             state = order(size)
-            with databases.scratch(name), lineup.on_database(name, state, orm_form=False) as those:
+            with stores.scratch(name), lineup.on_store(name, state, forms=False) as those:
                 _write(those[0])
-                rows.append(_row(run, databases.NAMES[name], title, those))
-        section.tables.append(_table(databases.NAMES[name], rows))
+                rows.append(_row(run, stores.NAMES[name], title, those))
+        section.tables.append(_table(stores.NAMES[name], rows))
     rows = [_row(run, "in process", title, lineup.in_process(MACHINES, order(size))) for title, size in SIZES.items()]
     section.tables.append(_table("SimpleMachineMemory", rows))
     return section

@@ -2,11 +2,10 @@
 
 from statistics import median
 
-from benchmarks import databases
+from benchmarks import databases, stores
 from benchmarks.crew import Crew, Task
 from benchmarks.report import Cell, Section, Table
 from benchmarks.run import Run
-from machine_memory import DatabaseMachineMemory
 
 PROCESSES = (1, 2, 4, 8)
 ROUNDS = 3
@@ -20,11 +19,11 @@ Key = tuple[str, str, int]
 
 
 def measured(run: Run) -> Section:
-    names = databases.available()
+    names = stores.available()
     taken: dict[Key, list[list[list[float]]]] = {}
-    with databases.scratch(*names):
+    with stores.scratch(*names):
         for name in names:
-            databases.fill(name, len(IDS))
+            stores.fill(name, len(IDS))
         run.says("throughput: the processes start")
         with Crew(PROCESSES) as crew:
             for number in range(ROUNDS):
@@ -37,7 +36,7 @@ def measured(run: Run) -> Section:
         tables = [_table(name, taken, run.seconds * SHARE) for name in names]
     return Section(
         "Throughput",
-        "Processes that start at one moment; the databases take turns. On one machine, a process that is denied tries"
+        "Processes that start at one moment; the stores take turns. On one machine, a process that is denied tries"
         " again after a random pause, up to a quarter of a second. Ratios are against one process. Lost updates: cycles"
         " that were accepted and have left no trace in the state.",
         tables=tables,
@@ -56,7 +55,7 @@ def _table(name: str, taken: dict[Key, list[list[list[float]]]], seconds: float)
             p99 = times[int(len(times) * 0.99)]
             rows.append([scenario, processes, median(counts) / seconds, ratio, median(times), p99])
     columns = ["", "processes", "cycles per second", "ratio", "p50, ms", "p99, ms"]
-    return Table(f"{databases.NAMES[name]}: {_lost(name, taken)} lost updates", columns, rows)
+    return Table(f"{stores.NAMES[name]}: {_lost(name, taken)} lost updates", columns, rows)
 
 
 def _counts(rounds: list[list[list[float]]]) -> list[int]:
@@ -65,7 +64,7 @@ def _counts(rounds: list[list[list[float]]]) -> list[int]:
 
 
 def _lost(name: str, taken: dict[Key, list[list[list[float]]]]) -> int:
-    memory = DatabaseMachineMemory(using=name)
+    memory = stores.memory(name)
     states = [memory.read(id) for id in IDS]
     counted: int = sum(state["revision"] - 1 for state in states if state)
     accepted = sum(len(cycles) for key, rounds in taken.items() if key[0] == name for crew in rounds for cycles in crew)

@@ -1,16 +1,14 @@
 """Locks on Redis, and a value beside them."""
 
 import json
-import os
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from benchmarks import redis_store
 from benchmarks.contestants import expect
 from benchmarks.order import advance
 from benchmarks.peers.base import TTL, Peer
-
-KEY = "machine-memory-bench"
 
 
 class RedisLock(Peer):
@@ -20,9 +18,8 @@ class RedisLock(Peer):
     guard = "no"
 
     def __init__(self, alias: str, state: dict[str, Any], ids: Iterable[str]) -> None:
-        self._client = redis_client()
-        self._ids = list(ids)
-        for id in self._ids:
+        self._client: Any = redis_store.client()
+        for id in ids:
             self._client.set(self._key(id), json.dumps(state))
 
     def cycle(self, id: str) -> None:
@@ -34,14 +31,13 @@ class RedisLock(Peer):
         lock.release()
 
     def close(self) -> None:
-        self._client.delete(*map(self._key, self._ids))
         self._client.close()
 
     def _lock(self, id: str) -> Any:
-        return self._client.lock(f"{KEY}:lock:{id}", timeout=TTL)
+        return self._client.lock(f"{redis_store.PREFIX}lock:{id}", timeout=TTL)
 
     def _key(self, id: str) -> str:
-        return f"{KEY}:{type(self).__name__}:{id}"
+        return f"{redis_store.PREFIX}{type(self).__name__}:{id}"
 
 
 class PythonRedisLock(RedisLock):
@@ -54,16 +50,4 @@ class PythonRedisLock(RedisLock):
         super().__init__(alias, state, ids)
 
     def _lock(self, id: str) -> Any:
-        return self._module.Lock(self._client, f"{KEY}:{id}", expire=TTL)
-
-
-def redis_client() -> Any:
-    """Return a client that has been answered; raises ``ImportError`` or ``ConnectionError``."""
-    url = os.environ.get("MACHINE_MEMORY_REDIS", "redis://127.0.0.1:6379/0")
-    redis = import_module("redis")
-    client = redis.Redis.from_url(url, socket_connect_timeout=2)
-    try:
-        client.ping()
-    except redis.RedisError as error:
-        raise ConnectionError(f"no Redis server answers ({error})") from error
-    return client
+        return self._module.Lock(self._client, f"{redis_store.PREFIX}{id}", expire=TTL)
