@@ -42,7 +42,7 @@ class MemoryHandler:
         return iter(_configured())
 
     def _forget(self, *, setting: str, **kwargs: Any) -> None:
-        if setting == "MACHINE_MEMORIES":
+        if setting in ("MACHINE_MEMORIES", "CACHES"):  # A memory in Redis keeps the client that it was built with.
             with self._building:
                 self._memories = {}
 

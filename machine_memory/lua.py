@@ -67,9 +67,9 @@ RELEASE = _script("""
     return 1
 """)
 
-# Ends anybody's lease, and returns whether there was one.
+# Ends anybody's lease, or the one with this fence, and returns whether there was one.
 FORCE_RELEASE = _script("""
-    if not token then return 0 end
+    if not token or (ARGV[1] ~= '' and tonumber(ARGV[1]) ~= fence) then return 0 end
     redis.call('HSET', key, 'fence', math.max(fence + 1, now))
     end_lease()
     return 1

@@ -5,13 +5,14 @@ from contextlib import nullcontext
 
 from django.db import IntegrityError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
+from django.utils.translation import gettext_lazy as _
 
 from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.encoding import DataEncoder
 from machine_memory.fields import ExactCharField, PartialIndex
 from machine_memory.records import Change, Grant, Metadata, PurgeResult
-from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH
+from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
 
@@ -30,6 +31,16 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def written(self) -> "MachineQuerySet":
         return self.filter(version__gt=0)
+
+    def starting_with(self, prefix: str) -> "MachineQuerySet":
+        # Not LIKE: SQLite answers that without the key.
+        return self.filter(pk__gte=prefix, pk__lte=prefix + chr(0x10FFFF))
+
+    def with_lease_state(self) -> "MachineQuerySet":
+        """Add ``lease_state`` (held, expired or free) and ``now``, both by the database's clock."""
+        held, expired = When(lease_expires_at__gt=StoreTime(), then=Value("held")), Value("expired")
+        state = Case(held, When(lease_expires_at__isnull=False, then=expired), default=Value("free"))
+        return self.annotate(lease_state=state, now=StoreTime())
 
     def children_of(self, id: str) -> "MachineQuerySet":
         return self.filter(parent=id)
@@ -100,8 +111,11 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def release(self, id: str, *, token: str) -> bool:
         return bool(self.filter(pk=id, lease_token=token).update(**NO_LEASE))
 
-    def force_release(self, id: str) -> bool:
-        return bool(self.filter(pk=id, lease_token__isnull=False).update(fence=F("fence") + 1, **NO_LEASE))
+    def force_release(self, id: str, *, fence: int | None = None) -> bool:
+        row = self.filter(pk=id, lease_token__isnull=False)
+        if fence is not None:
+            row = row.filter(fence=fence)
+        return bool(row.update(fence=F("fence") + 1, **NO_LEASE))
 
     def write(self, change: Change) -> int | None:
         """Write and return the new version; ``None``: no row, or not one that token and version open."""
@@ -191,15 +205,32 @@ class MachineRecord(models.Model):
     objects = MachineQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "machine"
+        verbose_name = _("machine")
+        verbose_name_plural = _("machines")
+        default_permissions = ("view",)
+        permissions = [
+            ("view_machine_data", _("Can view the state of machines")),
+            ("force_unlock", _("Can force the release of leases")),
+        ]
         # Every cycle changes the expiry, so each index gets a new entry each time, unless it leaves the row out. WAL of
         # a cycle on PostgreSQL 15, 4 clients, 20 thousand machines: 9.2 kB without these, 9.5 kB with them, 13.2 kB if
         # they held every row; 6.4 kB as the first migration leaves a fifth of each page free, at the same pace.
         indexes = [
             PartialIndex(fields=["lease_expires_at"], name="machine_lease", where=Q(lease_expires_at__isnull=False)),
+            PartialIndex(fields=["status", "id"], name="machine_status", where=Q(status__isnull=False)),
             PartialIndex(fields=["parent"], name="machine_parent", where=Q(parent__isnull=False)),
             PartialIndex(fields=["root"], name="machine_root", where=Q(parent__isnull=False)),
         ]
 
     def __str__(self) -> str:
-        return str(self.id)
+        return visible(self.id)
+
+
+class HeldLock(MachineRecord):
+    """A machine that somebody locked, as the admin lists it."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("held lock")
+        verbose_name_plural = _("held locks")
+        default_permissions = ()

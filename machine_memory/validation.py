@@ -1,5 +1,7 @@
 """What may go in beside state: checked in one place, before any query, alike for every backend."""
 
+import json
+import unicodedata
 from collections.abc import Mapping
 from datetime import timedelta
 from math import inf
@@ -23,6 +25,7 @@ MAX_AGE = 100 * 366 * 24 * 60 * 60.0
 MAX_BATCH = 10_000
 MAX_DEPTH = 100  # Python's own recursion ends somewhere above; MariaDB's at 31.
 QUOTED = 64
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
 def quoted(value: object) -> str:
@@ -32,6 +35,15 @@ def quoted(value: object) -> str:
     if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= QUOTED):
         return repr(value)
     return f"<{type(value).__name__}>"
+
+
+def visible(text: str) -> str:
+    """Return ``text`` as pages may show it: what is unseen, or would turn the line around, is escaped."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        json.dumps(character)[1:-1] if unicodedata.category(character) in _UNSEEN else character for character in text
+    )
 
 
 def machine_id(value: object, argument: str = "id") -> str:

@@ -669,6 +669,16 @@ class TestForceUnlock:
 
         assert before and after and after.fence > before.fence
 
+    def test_it_may_be_for_one_lease_alone(self, store: Store, worker: Worker) -> None:
+        worker.lock("a")
+        (info,) = store.memory.held_locks()
+
+        assert store.memory.force_unlock("a", fence=info.fence - 1) is False
+        assert worker.write("a", {}) == 1
+        assert store.memory.force_unlock("a", fence=info.fence) is True
+        with pytest.raises(LockLost):
+            worker.write("a", {})
+
     def test_where_nobody_holds_the_machine_is_false(self, store: Store) -> None:
         store.memory.write("a", {})
 

@@ -66,9 +66,9 @@ class BaseMachineMemory(MemoryVerbs):
         """See ``cleanup``."""
         return await self._hop(self.cleanup, id)
 
-    async def aforce_unlock(self, id: str) -> bool:
+    async def aforce_unlock(self, id: str, *, fence: int | None = None) -> bool:
         """See ``force_unlock``."""
-        return await self._hop(self.force_unlock, id)
+        return await self._hop(self.force_unlock, id, fence=fence)
 
     async def aheld_locks(self) -> AsyncIterator[LockInfo]:
         """See ``held_locks``."""

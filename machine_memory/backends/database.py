@@ -105,8 +105,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
         live_token, _ = steps.standing(id) or (None, 0)
         return live_token is None
 
-    def _force_release(self, id: str) -> bool:
-        return self._machines.force_release(id)
+    def _force_release(self, id: str, *, fence: int | None) -> bool:
+        return self._machines.force_release(id, fence=fence)
 
     def _remove(self, id: str, *, token: str | None) -> None:
         machines = self._machines

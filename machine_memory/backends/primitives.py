@@ -42,7 +42,7 @@ class MemoryPrimitives(ABC):
         """End the lease of ``token``, and return whether no lease of ``id`` is live now."""
 
     @abstractmethod
-    def _force_release(self, id: str) -> bool: ...
+    def _force_release(self, id: str, *, fence: int | None) -> bool: ...
 
     @abstractmethod
     def _remove(self, id: str, *, token: str | None) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from heapq import nsmallest
@@ -24,6 +23,7 @@ from machine_memory.records import Change, EncodedData, Grant, LockInfo, PurgeRe
 from machine_memory.validation import quoted
 
 NAMESPACE = "machine:"
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 SCANNED = 1000
 """Keys that are asked for, and looked at, in one round trip."""
 RECORD_FIELDS = [field.name for field in fields(Record) if field.name != "id"]
@@ -108,8 +108,8 @@ class RedisMachineMemory(BaseMachineMemory):
     def _release(self, id: str, *, token: str | None) -> bool:
         return bool(self._run(lua.RELEASE, id, token))
 
-    def _force_release(self, id: str) -> bool:
-        return bool(self._run(lua.FORCE_RELEASE, id))
+    def _force_release(self, id: str, *, fence: int | None) -> bool:
+        return bool(self._run(lua.FORCE_RELEASE, id, fence))
 
     def _remove(self, id: str, *, token: str | None) -> None:
         self._change(lua.REMOVE, id, token, None)
@@ -187,11 +187,14 @@ class RedisMachineMemory(BaseMachineMemory):
 
     def _key(self, id: str) -> str:
         # Of letters, digits and _.-~% alone: no id can reach into another key, a hash tag or a pattern.
-        return self._namespace + quote(id, safe="")
+        return self._namespace + (id if _PLAIN(id) else quote(id, safe=""))
 
     def _values(self, id: str, *names: str) -> list[Any]:
-        with _expecting_a_hash(id):
+        try:
             values: list[Any] = self._client.hmget(self._key(id), names)
+        except ResponseError as error:
+            _refuse_another_kind(error, id)
+            raise
         return [_text(value) for value in values]
 
     def _change(
@@ -212,20 +215,18 @@ class RedisMachineMemory(BaseMachineMemory):
 
     def _run(self, script: lua.Script, id: str, *args: str | int | None) -> Any:
         key, given = self._key(id), ["" if value is None else value for value in args]
-        with _expecting_a_hash(id):
+        try:
             try:
                 return self._client.evalsha(script.digest, 1, key, *given)
             except NoScriptError:
                 return self._client.eval(script.text, 1, key, *given)
-
-
-@contextmanager
-def _expecting_a_hash(id: str) -> Iterator[None]:
-    try:
-        yield
-    except ResponseError as error:
-        if "WRONGTYPE" not in str(error):
+        except ResponseError as error:
+            _refuse_another_kind(error, id)
             raise
+
+
+def _refuse_another_kind(error: ResponseError, id: str) -> None:
+    if "WRONGTYPE" in str(error):
         raise CorruptRecord(f"The key of {quoted(id)} holds no hash: something else wrote it.") from error
 
 

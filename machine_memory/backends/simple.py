@@ -117,10 +117,10 @@ class SimpleMachineMemory(BaseMachineMemory):
                 machine.lease = None
             return self._live_token(machine) is None
 
-    def _force_release(self, id: str) -> bool:
+    def _force_release(self, id: str, *, fence: int | None) -> bool:
         with self._mutex:
             machine = self._machines.get(id)
-            if machine is None or machine.lease is None:
+            if machine is None or machine.lease is None or fence not in (None, machine.fence):
                 return False
             machine.lease = None
             machine.fence += 1

@@ -3,8 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -138,16 +137,32 @@ class MemorySteps(MemoryPrimitives):
             except self.failures as failure:
                 return self._retrying(_after(failure, primitive), *args, **kwargs)
 
-    @contextmanager
-    def _translating(self, error: type[errors.StoreError], verb: str, id: str) -> Iterator[None]:
-        try:
-            yield
-        except self.failures as failure:
-            raise error(f"The store failed to {verb} {quoted(id)} ({type(failure).__name__}).") from failure
+    def _translating(self, error: type[errors.StoreError], verb: str, id: str) -> "_Translating":
+        return _Translating(self.failures, error, verb, id)
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
         return await sync_to_async(verb)(*args, **kwargs)
+
+
+class _Translating:
+    """Raises an error of this package in the place of a driver's. Not a generator: every step passes through here."""
+
+    __slots__ = ("_error", "_failures", "_id", "_verb")
+
+    def __init__(
+        self, failures: tuple[type[Exception], ...], error: type[errors.StoreError], verb: str, id: str
+    ) -> None:
+        self._failures, self._error, self._verb, self._id = failures, error, verb, id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
+        if isinstance(failure, self._failures):
+            raise self._error(
+                f"The store failed to {self._verb} {quoted(self._id)} ({type(failure).__name__})."
+            ) from failure
 
 
 def _after(failure: Exception, primitive: Callable[P, T]) -> Callable[P, T]:

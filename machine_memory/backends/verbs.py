@@ -111,14 +111,15 @@ class MemoryVerbs(MemorySteps):
             forget(lease)
         return True
 
-    def force_unlock(self, id: str) -> bool:
+    def force_unlock(self, id: str, *, fence: int | None = None) -> bool:
         """End anybody's lease and advance the fence, so that the evicted holder's writes are refused. For operators.
 
-        Returns whether there was a lease to end. Raises ``LockError`` when the store failed.
+        ``fence``: end only the lease that has it, and none that was granted since. Returns whether there was a lease to
+        end. Raises ``LockError`` when the store failed.
         """
         id = validation.machine_id(id)
         with self._translating(errors.LockError, "force-unlock", id):
-            return self._force_release(id)
+            return self._force_release(id, fence=fence)
 
     def held_locks(self) -> Iterator[LockInfo]:
         """Yield the live leases, by id, read in batches. Raises ``ReadError``."""

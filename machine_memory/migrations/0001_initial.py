@@ -57,11 +57,20 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "machine",
+                "verbose_name_plural": "machines",
+                "default_permissions": ("view",),
+                "permissions": [
+                    ("view_machine_data", "Can view the state of machines"),
+                    ("force_unlock", "Can force the release of leases"),
+                ],
                 "indexes": [
                     machine_memory.fields.PartialIndex(
                         fields=["lease_expires_at"],
                         name="machine_lease",
                         where=models.Q(("lease_expires_at__isnull", False)),
+                    ),
+                    machine_memory.fields.PartialIndex(
+                        fields=["status", "id"], name="machine_status", where=models.Q(("status__isnull", False))
                     ),
                     machine_memory.fields.PartialIndex(
                         fields=["parent"], name="machine_parent", where=models.Q(("parent__isnull", False))
@@ -71,6 +80,19 @@ class Migration(migrations.Migration):
                     ),
                 ],
             },
+        ),
+        migrations.CreateModel(
+            name="HeldLock",
+            fields=[],
+            options={
+                "verbose_name": "held lock",
+                "verbose_name_plural": "held locks",
+                "proxy": True,
+                "default_permissions": (),
+                "indexes": [],
+                "constraints": [],
+            },
+            bases=("machine_memory.machinerecord",),
         ),
         migrations.RunPython(leave_room_for_updates, migrations.RunPython.noop),
     ]

@@ -1,0 +1,105 @@
+"""What lists and pages show of a machine, one method for each column."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from machine_memory.admin.display import ago, badge, exactly, folded, link, list_url, machine_url, time_left
+from machine_memory.admin.lists import TREE
+from machine_memory.models import MachineQuerySet, MachineRecord
+
+RELATIVES = 20
+"""Children, and machines of the tree, on the page of a machine; the list has the others."""
+
+
+class Columns:
+    @admin.display(description=gettext_lazy("machine"), ordering="pk")
+    def machine(self, machine: MachineRecord) -> SafeString:
+        return link(machine.pk)
+
+    @admin.display(description=gettext_lazy("id"))
+    def machine_id(self, machine: MachineRecord) -> SafeString | None:
+        return exactly(machine.pk)
+
+    @admin.display(description=gettext_lazy("status"))
+    def status_shown(self, machine: MachineRecord) -> SafeString | None:
+        return exactly(machine.status)
+
+    @admin.display(description=gettext_lazy("source"))
+    def source_shown(self, machine: MachineRecord) -> SafeString | None:
+        return exactly(machine.source)
+
+    @admin.display(description=gettext_lazy("initiator"))
+    def initiator_shown(self, machine: MachineRecord) -> SafeString | None:
+        return exactly(machine.initiator)
+
+    @admin.display(description=gettext_lazy("last written"))
+    def written(self, machine: Any) -> SafeString | None:
+        return ago(machine.written_at, machine.now)
+
+    @admin.display(description=gettext_lazy("created"))
+    def created(self, machine: Any) -> SafeString | None:
+        return ago(machine.created_at, machine.now)
+
+    # The lease
+
+    @admin.display(description=gettext_lazy("lease"))
+    def lease(self, machine: Any) -> SafeString:
+        return badge(machine.lease_state)
+
+    @admin.display(description=gettext_lazy("owner"))
+    def owner(self, machine: MachineRecord) -> SafeString | None:
+        return exactly(machine.lease_owner)
+
+    @admin.display(description=gettext_lazy("held since"))
+    def since(self, machine: Any) -> SafeString | None:
+        return ago(machine.lease_acquired_at, machine.now)
+
+    @admin.display(description=gettext_lazy("held until"))
+    def until(self, machine: Any) -> SafeString | None:
+        return time_left(machine.lease_expires_at, machine.now)
+
+    # The state, and where it comes from
+
+    @admin.display(description=gettext_lazy("state"))
+    def state(self, machine: MachineRecord) -> SafeString | None:
+        if not machine.version:
+            return None
+        download = format_html('<a href="{}">{}</a>', machine_url("data", machine.pk), _("Download the whole as JSON"))
+        return format_html("{}<p>{}</p>", folded(machine.data), download)
+
+    @admin.display(description=gettext_lazy("parent"))
+    def parent_shown(self, machine: MachineRecord) -> SafeString | None:
+        return link(machine.parent) if machine.parent else None
+
+    @admin.display(description=gettext_lazy("root"))
+    def root_shown(self, machine: MachineRecord) -> SafeString | None:
+        return link(machine.root) if machine.root else None
+
+    @admin.display(description=gettext_lazy("children"))
+    def children(self, machine: MachineRecord) -> SafeString | None:
+        return _links(_beside(machine).children_of(machine.pk), parent=machine.pk)
+
+    @admin.display(description=gettext_lazy("tree"))
+    def tree(self, machine: MachineRecord) -> SafeString | None:
+        return _links(_beside(machine).tree_of(machine.root or machine.pk), q=TREE + (machine.root or machine.pk))
+
+
+def _beside(machine: MachineRecord) -> MachineQuerySet:
+    return MachineRecord.objects.using(machine._state.db)
+
+
+def _links(machines: MachineQuerySet, **list_of_all: str) -> SafeString | None:
+    ids = list(machines.order_by("pk").values_list("pk", flat=True)[: RELATIVES + 1])
+    if not ids:
+        return None
+    items = format_html_join("", "<li>{}</li>", ((link(id),) for id in ids[:RELATIVES]))
+    if len(ids) > RELATIVES:
+        all_of_them = f"{list_url()}?{urlencode(list_of_all)}"
+        items += format_html('<li><a href="{}">{}</a></li>', all_of_them, _("All of them"))
+    return format_html('<ul class="mm-links">{}</ul>', items)

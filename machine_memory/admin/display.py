@@ -1,0 +1,131 @@
+"""How what is stored looks on a page: escaped, made visible, folded, cut."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from django.contrib.admin.utils import quote
+from django.urls import reverse
+from django.utils.formats import date_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.timezone import is_aware, localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from machine_memory.validation import visible
+
+MAX_VALUES = 2_000
+"""Values of a state; the download has them all."""
+MAX_TEXT = 2_000
+"""Characters of one text of a state."""
+MAX_ID = 80
+"""Characters of an id where it is a link."""
+OPEN_LEVELS = 2
+
+
+def list_url() -> str:
+    return reverse("admin:machine_memory_machinerecord_changelist")
+
+
+def machine_url(view: str, id: str) -> str:
+    return reverse(f"admin:machine_memory_machinerecord_{view}", args=[quote(id)])
+
+
+def exactly(text: str | None) -> SafeString | None:
+    # <bdi>: what is written from right to left must not turn its surroundings around.
+    return None if text is None else format_html("<bdi>{}</bdi>", visible(text))
+
+
+def link(id: str) -> SafeString:
+    shown = visible(id)
+    shown = shown if len(shown) <= MAX_ID else f"{shown[:MAX_ID]}…"
+    return format_html('<a href="{}"><bdi>{}</bdi></a>', machine_url("change", id), shown)
+
+
+def badge(state: str) -> SafeString:
+    words = {"held": _("Held"), "expired": _("Expired"), "free": _("Free")}
+    return format_html('<span class="mm-badge mm-{}">{}</span>', state, words[state])
+
+
+def ago(moment: datetime | None, now: datetime) -> SafeString | None:
+    if moment is None:
+        return None
+    moment = min(moment, now)
+    return format_html(
+        '{} <span class="mm-moment">{}</span>',
+        _("%(time)s ago") % {"time": timesince(moment, now, depth=1)},
+        _at(moment),
+    )
+
+
+def time_left(moment: datetime | None, now: datetime) -> SafeString | None:
+    """Say until when a lease lasts, with the seconds left for the script that counts them down."""
+    if moment is None:
+        return None
+    seconds = max(0, (moment - now).total_seconds())
+    return format_html(
+        '<span class="mm-left" data-seconds="{:.1f}">{}</span> <span class="mm-moment">{}</span>',
+        seconds,
+        _clock(seconds),
+        _at(moment),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _at(moment: datetime) -> str:
+    return date_format(localtime(moment) if is_aware(moment) else moment, "DATETIME_FORMAT")
+
+
+def folded(value: object) -> SafeString:
+    """Return JSON as nested lists that fold."""
+    return _Folding().value(value, level=0)
+
+
+class _Folding:
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def value(self, value: object, *, level: int) -> SafeString:
+        if isinstance(value, dict):
+            names = [format_html('<span class="mm-key">{}</span>: ', _json(key)) for key in value]
+            return self._container("{}", list(zip(names, value.values(), strict=True)), level)
+        if isinstance(value, list):
+            return self._container("[]", [(SafeString(""), item) for item in value], level)
+        return format_html('<bdi class="mm-value">{}</bdi>', _json(value))
+
+    def _container(self, brackets: str, items: list[tuple[SafeString, Any]], level: int) -> SafeString:
+        if not items:
+            return format_html('<span class="mm-value">{}</span>', brackets)
+        shown = []
+        for name, item in items:
+            if not self._left:
+                break
+            self._left -= 1
+            shown.append((name, self.value(item, level=level + 1)))
+        entries = format_html_join("", "<li>{}{}</li>", shown)
+        if rest := len(items) - len(shown):
+            text = ngettext("… and %(count)d more", "… and %(count)d more", rest) % {"count": rest}
+            entries += format_html('<li class="mm-cut">{}</li>', text)
+        count = ngettext("%(count)d entry", "%(count)d entries", len(items)) % {"count": len(items)}
+        return format_html(
+            '<details class="mm-json"{}><summary>{} {}</summary><ul>{}</ul></details>',
+            SafeString(" open") if level < OPEN_LEVELS else "",
+            brackets,
+            count,
+            entries,
+        )
+
+
+def _json(value: object) -> str:
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        rest = len(value) - MAX_TEXT
+        more = ngettext("… and %(count)d more character", "… and %(count)d more characters", rest) % {"count": rest}
+        return visible(json.dumps(value[:MAX_TEXT], ensure_ascii=False)) + more
+    return visible(json.dumps(value, ensure_ascii=False))

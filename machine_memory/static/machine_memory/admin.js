@@ -1,0 +1,51 @@
+// Counts down the time that leases have left, and asks for the list again from time to time.
+'use strict';
+{
+    const REFRESH = 15; // Seconds.
+
+    const format = seconds => {
+        const whole = Math.max(0, Math.floor(seconds));
+        const two = number => String(number).padStart(2, '0');
+        const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+        return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+    };
+
+    let shownAt = performance.now();
+
+    const countDown = () => {
+        const passed = (performance.now() - shownAt) / 1000;
+        for (const element of document.querySelectorAll('.mm-left')) {
+            const left = Number(element.dataset.seconds) - passed;
+            element.textContent = format(left);
+        }
+    };
+
+    // Nobody is to lose a selection, or what they have typed.
+    const isInUse = () =>
+        document.hidden ||
+        document.querySelector('#result_list input:checked') !== null ||
+        document.activeElement.closest('#changelist-form, #changelist-search') !== null;
+
+    const refresh = async () => {
+        const shown = document.querySelector('.model-heldlock #result_list tbody');
+        if (shown === null || isInUse()) {
+            return;
+        }
+        const response = await fetch(window.location.href, {credentials: 'same-origin'});
+        const page = new DOMParser().parseFromString(await response.text(), 'text/html');
+        const fresh = page.querySelector('#result_list tbody');
+        if (!response.ok || fresh === null || isInUse()) {
+            return;
+        }
+        shown.replaceWith(fresh);
+        shownAt = performance.now();
+    };
+
+    window.addEventListener('load', () => {
+        shownAt = performance.now();
+        if (document.querySelector('.mm-left, .model-heldlock')) {
+            setInterval(countDown, 1000);
+            setInterval(() => refresh().catch(() => {}), REFRESH * 1000);
+        }
+    });
+}
