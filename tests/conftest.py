@@ -13,13 +13,15 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 
 from machine_memory import BaseMachineMemory
-from tests import servers
+from tests import browser, servers
 from tests.stores import DATABASES, ORM, DatabaseStore, RedisStore, SimpleStore, Store
 
 T = TypeVar("T")
 
 TESTED = [name for name in DATABASES if name not in servers.missing]
-SERVERS = [*DATABASES, *servers.CACHES]
+SERVERS = [*DATABASES, *servers.CACHES, "chromium"]
+if browser.missing:
+    servers.missing["chromium"] = browser.missing
 
 
 def aliases(name: str) -> list[str]:
@@ -60,7 +62,7 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.section("servers")
+    terminalreporter.section("what there was to test on")
     for name in SERVERS:
         terminalreporter.line(
             f"{name:25}{f'NOT TESTED: {servers.missing[name]}' if name in servers.missing else 'tested'}"

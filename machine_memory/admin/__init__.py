@@ -25,7 +25,7 @@ RELATIVES = ["parent_shown", "root_shown", "children", "tree"]
 class MachineAdmin(Window):
     """Machines, and what each has written last."""
 
-    list_display = ["machine", "status_shown", "version", "fence", "source_shown", "parent_shown", "written", "lease"]
+    list_display = ["machine", "lease", "status_shown", "version", "written", "source_shown", "parent_shown", "fence"]
     list_filter = [LeaseFilter, StatusFilter]
     ordering = ["pk"]
     sortable_by = ["machine"]
@@ -92,7 +92,7 @@ class HeldLockAdmin(Window):
 
     list_display = ["machine", "lease", "owner", "since", "until", "fence"]
     list_filter = [LeaseFilter]
-    ordering = ["lease_acquired_at"]
+    ordering = ["lease_acquired_at", "pk"]
     sortable_by = []
 
     def get_queryset(self, request: HttpRequest) -> Any:

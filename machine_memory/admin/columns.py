@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from machine_memory.admin.display import ago, badge, exactly, folded, link, list_url, machine_url, time_left
+from machine_memory.admin.display import ago, badge, exactly, folded, link, list_url, machine_url, shortly, time_left
 from machine_memory.admin.lists import TREE
 from machine_memory.models import MachineQuerySet, MachineRecord
 
@@ -28,11 +28,11 @@ class Columns:
 
     @admin.display(description=gettext_lazy("status"))
     def status_shown(self, machine: MachineRecord) -> SafeString | None:
-        return exactly(machine.status)
+        return shortly(machine.status)
 
     @admin.display(description=gettext_lazy("source"))
     def source_shown(self, machine: MachineRecord) -> SafeString | None:
-        return exactly(machine.source)
+        return shortly(machine.source)
 
     @admin.display(description=gettext_lazy("initiator"))
     def initiator_shown(self, machine: MachineRecord) -> SafeString | None:

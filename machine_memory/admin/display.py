@@ -20,9 +20,10 @@ MAX_VALUES = 2_000
 """Values of a state; the download has them all."""
 MAX_TEXT = 2_000
 """Characters of one text of a state."""
-MAX_ID = 80
-"""Characters of an id where it is a link."""
+MAX_LABEL = 60
+"""Characters of an id or a label in a list."""
 OPEN_LEVELS = 2
+MINUTE = 60
 
 
 def list_url() -> str:
@@ -38,10 +39,13 @@ def exactly(text: str | None) -> SafeString | None:
     return None if text is None else format_html("<bdi>{}</bdi>", visible(text))
 
 
+def shortly(text: str | None) -> SafeString | None:
+    """Show the beginning of a text, as in a list."""
+    return exactly(text if text is None or len(text) <= MAX_LABEL else f"{text[:MAX_LABEL]}…")
+
+
 def link(id: str) -> SafeString:
-    shown = visible(id)
-    shown = shown if len(shown) <= MAX_ID else f"{shown[:MAX_ID]}…"
-    return format_html('<a href="{}"><bdi>{}</bdi></a>', machine_url("change", id), shown)
+    return format_html('<a href="{}">{}</a>', machine_url("change", id), shortly(id))
 
 
 def badge(state: str) -> SafeString:
@@ -52,12 +56,12 @@ def badge(state: str) -> SafeString:
 def ago(moment: datetime | None, now: datetime) -> SafeString | None:
     if moment is None:
         return None
-    moment = min(moment, now)
-    return format_html(
-        '{} <span class="mm-moment">{}</span>',
-        _("%(time)s ago") % {"time": timesince(moment, now, depth=1)},
-        _at(moment),
-    )
+    seconds = max(0, int((now - moment).total_seconds()))
+    if seconds < MINUTE:
+        age = ngettext("%(count)d second ago", "%(count)d seconds ago", seconds) % {"count": seconds}
+    else:
+        age = _("%(time)s ago") % {"time": timesince(moment, now, depth=1)}
+    return format_html('{} <span class="mm-moment">{}</span>', age, _at(moment))
 
 
 def time_left(moment: datetime | None, now: datetime) -> SafeString | None:
@@ -66,8 +70,8 @@ def time_left(moment: datetime | None, now: datetime) -> SafeString | None:
         return None
     seconds = max(0, (moment - now).total_seconds())
     return format_html(
-        '<span class="mm-left" data-seconds="{:.1f}">{}</span> <span class="mm-moment">{}</span>',
-        seconds,
+        '<span class="mm-left" data-seconds="{}">{}</span> <span class="mm-moment">{}</span>',
+        f"{seconds:.1f}",
         _clock(seconds),
         _at(moment),
     )
@@ -80,7 +84,7 @@ def _clock(seconds: float) -> str:
 
 
 def _at(moment: datetime) -> str:
-    return date_format(localtime(moment) if is_aware(moment) else moment, "DATETIME_FORMAT")
+    return date_format(localtime(moment) if is_aware(moment) else moment, "Y-m-d H:i:s")
 
 
 def folded(value: object) -> SafeString:

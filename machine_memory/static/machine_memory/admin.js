@@ -45,7 +45,9 @@
         shownAt = performance.now();
         if (document.querySelector('.mm-left, .model-heldlock')) {
             setInterval(countDown, 1000);
-            setInterval(() => refresh().catch(() => {}), REFRESH * 1000);
+            const refreshed = () => refresh().catch(error => console.warn('The list was not refreshed:', error));
+            setInterval(refreshed, REFRESH * 1000);
+            window.addEventListener('machine-memory-refresh', refreshed);
         }
     });
 }

@@ -1,0 +1,426 @@
+"""The admin: who may see and do what, what a page shows of hostile state, and what a forced release does."""
+
+import html
+import re
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.db import DatabaseError
+from django.test import Client, override_settings
+from django.urls import reverse
+
+from machine_memory import LockLost, Metadata, memory
+from machine_memory.admin.release import AT_ONCE, shown_memory
+from machine_memory.clock import StoreTime
+from machine_memory.lease import _held
+from machine_memory.models import MachineRecord
+from tests.actor import Actor
+from tests.conftest import Worker
+
+PERMISSIONS = {
+    "nobody": [],
+    "viewer": ["view_machinerecord"],
+    "reader": ["view_machinerecord", "view_machine_data"],
+    "operator": ["view_machinerecord", "force_unlock"],
+    "stray": ["view_machine_data", "force_unlock"],
+}
+"""Of each user; all are staff. What is added to viewing alone is worth nothing without it."""
+MACHINES = reverse("admin:machine_memory_machinerecord_changelist")
+HELD_LOCKS = reverse("admin:machine_memory_heldlock_changelist")
+HOSTILE = {
+    "</script><img src=x onerror=alert(1)>": "</script><img src=x onerror=alert(2)>",
+    "\u202eexe.txt": "right \u202e to left",
+    "line\nbreak": "bell\x07",
+}
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def page(name: str, id: str = "a") -> str:
+    return reverse(f"admin:machine_memory_machinerecord_{name}", args=[quote(id)])
+
+
+def client_of(name: str) -> Client:
+    user = User.objects.create_user(name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=PERMISSIONS[name]))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def text_of(response: Any) -> str:
+    return html.unescape(response.content.decode())
+
+
+def confirmation(id: str = "a", reason: str = "stuck") -> dict[str, Any]:
+    fences = {info.id: info.fence for info in memory.held_locks()}
+    return {"confirmed": [f"{fences[id]}:{quote(id)}"], "reason": reason}
+
+
+def selected(*ids: str, **more: Any) -> dict[str, Any]:
+    return {"action": "force_release", "_selected_action": list(ids), "index": 0, **more}
+
+
+@pytest.fixture(autouse=True)
+def no_leases() -> None:
+    """Forget what an earlier test has locked: all use the same memory."""
+    _held.set({})
+
+
+@pytest.fixture
+def held() -> Worker:
+    """A machine with state that somebody else has locked."""
+    memory.write("a", {"secret": "for readers alone"}, metadata=Metadata(status="paid"))
+    worker = Worker(memory)
+    worker.lock("a")
+    return worker
+
+
+@pytest.fixture
+def operator() -> Client:
+    return client_of("operator")
+
+
+class TestPermissions:
+    @pytest.mark.parametrize(
+        ("url", "allowed"),
+        [
+            (MACHINES, ["viewer", "reader", "operator"]),
+            (HELD_LOCKS, ["viewer", "reader", "operator"]),
+            (page("change"), ["viewer", "reader", "operator"]),
+            (page("history"), ["viewer", "reader", "operator"]),
+            (page("data"), ["reader"]),
+            (page("force_release"), ["operator"]),
+            (page("delete"), []),
+            (reverse("admin:machine_memory_machinerecord_add"), []),
+            (reverse("admin:machine_memory_heldlock_add"), []),
+        ],
+    )
+    @pytest.mark.parametrize("user", PERMISSIONS)
+    def test_each_page_is_for_those_who_may_see_it(self, held: Worker, url: str, allowed: list[str], user: str) -> None:
+        assert client_of(user).get(url).status_code == (200 if user in allowed else 403)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            MACHINES,
+            HELD_LOCKS,
+            page("change"),
+            page("force_release"),
+            page("delete"),
+            reverse("admin:machine_memory_machinerecord_add"),
+        ],
+    )
+    @pytest.mark.parametrize("user", ["nobody", "viewer", "reader", "stray"])
+    def test_a_forged_post_is_refused_and_changes_nothing(self, held: Worker, url: str, user: str) -> None:
+        forged = selected("a", **confirmation(), post="yes", data="{}", status="forged", _save="Save")
+
+        assert client_of(user).post(url, forged).status_code == 403
+        assert held.write("a", {"still": "holder"}) == 2
+
+    @pytest.mark.parametrize("url", [page("change"), page("delete"), reverse("admin:machine_memory_machinerecord_add")])
+    def test_an_operator_can_change_nothing_but_leases(self, held: Worker, operator: Client, url: str) -> None:
+        assert operator.post(url, {"status": "forged", "post": "yes", "_save": "Save"}).status_code == 403
+        assert held.write("a", {}) == 2
+
+    def test_a_post_from_elsewhere_is_refused(self, held: Worker) -> None:
+        client = Client(enforce_csrf_checks=True)
+        client.force_login(User.objects.create_superuser("root"))
+
+        for url in (MACHINES, HELD_LOCKS, page("force_release")):
+            assert client.post(url, selected("a", **confirmation())).status_code == 403
+        assert held.write("a", {}) == 2
+
+    @pytest.mark.parametrize("user", PERMISSIONS)
+    def test_the_state_is_for_readers_alone(self, held: Worker, user: str) -> None:
+        client = client_of(user)
+
+        shown = "for readers alone" in text_of(client.get(page("change")))
+        assert shown == (user == "reader")
+        for url in (MACHINES, HELD_LOCKS, page("history"), page("force_release")):
+            assert "for readers alone" not in text_of(client.get(url))
+
+    @pytest.mark.parametrize("user", ["viewer", "reader", "operator"])
+    def test_the_release_is_offered_to_operators_alone(self, held: Worker, user: str) -> None:
+        client = client_of(user)
+        offers = ["Force the release" in text_of(client.get(url)) for url in (MACHINES, HELD_LOCKS, page("change"))]
+        assert offers == [user == "operator"] * 3
+
+    def test_the_token_of_a_lease_is_nowhere(self, held: Worker) -> None:
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+        token = shown_memory()._machines.values_list("lease_token", flat=True).get(pk="a")
+
+        assert token
+        for url in (MACHINES, HELD_LOCKS, page("change"), page("force_release"), page("data")):
+            assert token not in text_of(client.get(url))
+
+
+class TestMachines:
+    @pytest.fixture
+    def client(self) -> Client:
+        return client_of("reader")
+
+    def ids(self, client: Client, query: str, url: str = MACHINES) -> list[str]:
+        return [machine.pk for machine in client.get(f"{url}?{query}").context["cl"].result_list]
+
+    def test_they_are_found_by_the_beginning_of_their_id_exactly(self, client: Client) -> None:
+        for id in ("order-1", "order-12", "Order-1", "order_1", "order-2", "an order-1"):
+            memory.write(id, {})
+
+        assert self.ids(client, "q=order-1") == ["order-1", "order-12"]
+        assert self.ids(client, "q=order_") == ["order_1"]
+        assert self.ids(client, "q=%25") == []
+
+    def test_they_are_found_by_their_root(self, client: Client) -> None:
+        memory.write("a", {})
+        memory.write("b", {}, metadata=Metadata(parent="a"))
+        memory.write("c", {}, metadata=Metadata(parent="b"))
+        memory.write("d", {})
+
+        assert self.ids(client, "q=root:a") == ["a", "b", "c"]
+        assert self.ids(client, "parent=a") == ["b"]
+
+    def test_they_are_filtered_by_lease(self, client: Client) -> None:
+        for id in ("held", "expired", "free"):
+            memory.write(id, {})
+        memory.lock("held")
+        memory.lock("expired", ttl=0.01)
+        while "expired" in [info.id for info in memory.held_locks()]:
+            pass
+
+        assert self.ids(client, "lease=held") == ["held"]
+        assert self.ids(client, "lease=expired") == ["expired"]
+        assert self.ids(client, "lease=free") == ["free"]
+        assert self.ids(client, "lease=nonsense") == ["expired", "free", "held"]
+        assert set(self.ids(client, "", HELD_LOCKS)) == {"expired", "held"}
+        assert "Expired" in text_of(client.get(HELD_LOCKS))
+
+    def test_they_are_filtered_by_a_status_that_is_typed_in(self, client: Client) -> None:
+        for id, status in {"a": "done", "b": "paid", "c": "done"}.items():
+            memory.write(id, {}, metadata=Metadata(status=status))
+
+        assert self.ids(client, "status=done") == ["a", "c"]
+        assert self.ids(client, "status=") == ["a", "b", "c"]
+        assert self.ids(client, "status=%00done") == ["a", "c"]
+        assert self.ids(client, "status=done&q=c") == ["c"]
+        assert '<input type="hidden" name="q" value="c">' in text_of(client.get(f"{MACHINES}?status=done&q=c"))
+
+    def test_the_longest_held_comes_first(self, client: Client) -> None:
+        for age, id in enumerate("bac"):
+            memory.lock(id)
+            rows = MachineRecord.objects.filter(pk=id)
+            assert rows.update(lease_acquired_at=StoreTime(-age * 60)) == 1
+
+        assert self.ids(client, "", HELD_LOCKS) == ["c", "a", "b"]
+
+    def test_a_list_ends_where_counting_would_cost_too_much(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("machine_memory.admin.lists.MOST", 3)
+        monkeypatch.setattr("machine_memory.admin.window.Window.most", 3)
+        monkeypatch.setattr("machine_memory.admin.window.Window.list_per_page", 2)
+        for id in "abcde":
+            memory.write(id, {})
+        response = client.get(MACHINES)
+
+        assert response.context["cl"].result_count == 3
+        assert "The list goes through the first 3: search for others" in text_of(response)
+        assert self.ids(client, "p=2")[0] == "c"
+
+    def test_a_page_shows_relatives_with_a_way_to_all_of_them(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("machine_memory.admin.columns.RELATIVES", 2)
+        memory.write("a b", {})
+        for id in "cde":
+            memory.write(id, {}, metadata=Metadata(parent="a b"))
+        text = text_of(client.get(page("change", "a b")))
+
+        assert f'<a href="{page("change", "c")}"><bdi>c</bdi></a>' in text
+        assert f'<a href="{MACHINES}?parent=a+b">All of them</a>' in text
+        assert f'<a href="{MACHINES}?q=root%3Aa+b">All of them</a>' in text
+        assert f'<a href="{page("change", "a b")}"><bdi>a b</bdi></a>' in text_of(client.get(page("change", "c")))
+
+    def test_the_page_of_a_held_lock_is_that_of_its_machine(self, client: Client) -> None:
+        memory.lock("a/b c")
+        url = reverse("admin:machine_memory_heldlock_change", args=[quote("a/b c")])
+
+        assert client.get(url).headers["Location"] == page("change", "a/b c")
+        assert client.get(page("change", "a/b c")).status_code == 200
+
+    def test_one_that_was_never_written_has_no_state(self, client: Client) -> None:
+        memory.lock("a")
+
+        assert "Download the whole" not in text_of(client.get(page("change")))
+        assert client.get(page("data")).status_code == 404
+        assert client.get(page("data", "absent")).status_code == 404
+
+    def test_one_that_is_not_there_is_said_to_be_so(self, client: Client) -> None:
+        response = client.get(page("change", "absent"), follow=True)
+        assert "Perhaps it was deleted?" in text_of(response)
+
+    def test_the_memory_that_is_shown_is_the_first_one_in_a_database(self) -> None:
+        simple = {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"}
+        with override_settings(MACHINE_MEMORIES={"fast": simple, "other": {"OPTIONS": {"using": "elsewhere"}}}):
+            assert shown_memory().using == "elsewhere"
+        with override_settings(MACHINE_MEMORIES={"fast": simple}):
+            assert shown_memory().using == "default"
+
+
+class TestHostileState:
+    @pytest.fixture
+    def client(self) -> Client:
+        return client_of("reader")
+
+    def test_it_is_escaped_and_made_visible(self, client: Client) -> None:
+        id = "order \u202e<img src=x onerror=alert(0)>\n\U0001f600"
+        memory.write(id, HOSTILE, metadata=Metadata(status="<b>\u202e", source="<i>", parent=id + "'\""))
+        memory.lock(id)
+        for url in (MACHINES, HELD_LOCKS, page("change", id), page("history", id)):
+            raw = client.get(url).content.decode()
+            assert "<img src=x" not in raw
+            assert "\u202e" not in raw
+            assert "\x07" not in raw
+            assert "\\u202e" in raw
+        shown = text_of(client.get(page("change", id)))
+        assert '"\\u202eexe.txt"' in shown
+        assert '"</script><img src=x onerror=alert(2)>"' in shown
+
+    def test_it_comes_out_whole_in_the_download(self, client: Client) -> None:
+        memory.write("a", HOSTILE)
+        response = client.get(page("data"))
+
+        assert response.json() == HOSTILE
+        assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert response.headers["Content-Disposition"] == 'attachment; filename="state.json"'
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+    def test_a_large_one_is_cut(self, client: Client) -> None:
+        memory.write("a", {"text": "x" * 1_000_000, "list": list(range(100_000))})
+        response = client.get(page("change"))
+
+        assert len(response.content) < 500_000
+        assert "… and 998000 more characters" in text_of(response)
+        assert "… and 98002 more" in text_of(response)
+        assert len(client.get(page("data")).json()["list"]) == 100_000
+
+    def test_a_deep_one_is_folded(self, client: Client) -> None:
+        state: Any = {"end": True}
+        for _ in range(29):
+            state = {"in": state}
+        memory.write("a", state)
+        text = text_of(client.get(page("change")))
+
+        assert text.count('<details class="mm-json"') == 30
+        assert text.count('<details class="mm-json" open>') == 2
+
+    def test_none_of_ours_is_inline(self, client: Client) -> None:
+        memory.write("a", {})
+        memory.lock("a")
+        for url in (MACHINES, HELD_LOCKS, page("change")):
+            raw = client.get(url).content.decode()
+            assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*application/json)[^>]*>", raw)
+            assert not re.search(r"\son\w+=|\sstyle=", raw)
+
+
+class TestForcedRelease:
+    def test_it_evicts_the_holder_and_is_on_the_record(self, held: Worker, operator: Client) -> None:
+        (info,) = memory.held_locks()
+        response = operator.post(page("force_release"), confirmation(reason="the worker hangs"), follow=True)
+
+        assert response.redirect_chain == [(page("change"), 302)]
+        assert "Released 1 lease." in text_of(response)
+        assert memory.lock("a") is True
+        with pytest.raises(LockLost):
+            held.write("a", {})
+        entry = LogEntry.objects.get()
+        assert (entry.user.username, entry.object_id) == ("operator", "a")
+        assert entry.change_message == f"Forced the release of lease {info.fence} of {info.owner}: the worker hangs"
+        assert "the worker hangs" in text_of(operator.get(page("history")))
+
+    def test_another_processs_next_write_is_refused(self, operator: Client) -> None:
+        with Actor("default") as actor:
+            assert actor("lock", "a") is True
+            assert actor("write", "a", {"n": 1}) == 1
+            operator.post(page("force_release"), confirmation())
+
+            assert actor("write", "a", {"n": 2}) == "LockLost"
+        assert memory.read("a") == {"n": 1}
+
+    def test_the_confirmation_says_whose_lease_it_is(self, held: Worker, operator: Client) -> None:
+        (info,) = memory.held_locks()
+        text = text_of(operator.get(page("force_release")))
+
+        assert info.owner in text
+        assert str(info.fence) in text
+        assert "seconds ago" in text
+        assert re.search(r'class="mm-left" data-seconds="1\d\d', text)
+        assert held.write("a", {}) == 2
+
+    @pytest.mark.parametrize("reason", ["", "   ", "x" * 501])
+    def test_without_a_reason_nothing_happens(self, held: Worker, operator: Client, reason: str) -> None:
+        response = operator.post(page("force_release"), confirmation(reason=reason))
+
+        assert response.status_code == 200
+        assert response.context["form"].errors
+        assert held.write("a", {}) == 2
+        assert not LogEntry.objects.exists()
+
+    def test_a_lease_that_was_granted_since_stays(self, held: Worker, operator: Client) -> None:
+        seen = confirmation()
+        held.unlock("a")
+        other = Worker(memory)
+        other.lock("a")
+        response = operator.post(page("force_release"), seen, follow=True)
+
+        assert "1 lease was over by then, or somebody else has it now: look again." in text_of(response)
+        assert other.write("a", {}) == 2
+        assert not LogEntry.objects.exists()
+
+    def test_the_action_acts_on_the_selection(self, operator: Client) -> None:
+        worker = Worker(memory)
+        for id in ("a", "b", "c d"):
+            worker.lock(id)
+        response = operator.post(HELD_LOCKS, selected("a", "c d"))
+        assert response.context["title"] == "Force the release of leases"
+        shown = re.findall(r'name="confirmed" value="(.*?)"', text_of(response))
+        response = operator.post(HELD_LOCKS, selected("a", "c d", confirmed=shown, reason="stuck"), follow=True)
+
+        assert "Released 2 leases." in text_of(response)
+        assert [info.id for info in memory.held_locks()] == ["b"]
+        assert {entry.object_id for entry in LogEntry.objects.all()} == {"a", "c d"}
+
+    def test_where_nothing_is_held_it_says_so(self, operator: Client) -> None:
+        memory.write("a", {})
+
+        assert "There is no lease to release." in text_of(operator.post(MACHINES, selected("a"), follow=True))
+        assert "There is no lease to release." in text_of(operator.get(page("force_release"), follow=True))
+
+    def test_a_large_selection_is_refused(self, operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert AT_ONCE == 200
+        monkeypatch.setattr("machine_memory.admin.release.AT_ONCE", 1)
+        memory.lock("a")
+        memory.lock("b")
+        response = operator.post(HELD_LOCKS, selected("a", "b"), follow=True)
+
+        assert "Select at most 1 leases." in text_of(response)
+
+    @pytest.mark.parametrize("forged", ["a", "x:a", "-1:a", "1:", ":a"])
+    def test_a_confirmation_that_is_none_is_a_bad_request(self, held: Worker, operator: Client, forged: str) -> None:
+        assert operator.post(page("force_release"), {"confirmed": forged, "reason": "r"}).status_code == 400
+        assert held.write("a", {}) == 2
+
+    def test_a_store_that_fails_is_said_to_have_failed(
+        self, held: Worker, operator: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise DatabaseError("secret")
+
+        monkeypatch.setattr("machine_memory.models.MachineQuerySet.force_release", fail)
+        text = text_of(operator.post(page("force_release"), confirmation(), follow=True))
+        assert "The store failed to force-unlock 'a' (DatabaseError)." in text
+        assert "secret" not in text
