@@ -6,6 +6,9 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
+from django.db.models.sql.compiler import SQLCompiler
+
+from machine_memory import sql
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
@@ -23,6 +26,17 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot b
         if getattr(connection, "mysql_is_mariadb", False):
             collation = "utf8mb4_nopad_bin"
         return {**super().db_parameters(connection), "collation": collation}
+
+
+class StoredBytes(models.Func):
+    """How many bytes a column of JSON has as text."""
+
+    output_field = models.BigIntegerField()
+
+    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Any:
+        (column,) = self.get_source_expressions()
+        text, params = compiler.compile(column)
+        return sql.STORED_BYTES[connection.vendor].format(text), params
 
 
 class PartialIndex(models.Index):

@@ -114,3 +114,11 @@ PURGE = _script("""
     end_lease()
     return {1, 0}
 """)
+
+# Deletes a machine of a status that was written so many microseconds ago, and returns whether it could go.
+RETIRE = _script("""
+    local status, written_at = unpack(redis.call('HMGET', key, 'status', 'written_at'))
+    if holder ~= '' or status ~= ARGV[1] or tonumber(written_at or now) > now - ARGV[2] then return 0 end
+    redis.call('DEL', key)
+    return 1
+""")

@@ -11,7 +11,7 @@ from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.encoding import DataEncoder
 from machine_memory.fields import ExactCharField, PartialIndex
-from machine_memory.records import Change, Grant, Metadata, PurgeResult
+from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
@@ -31,6 +31,10 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def written(self) -> "MachineQuerySet":
         return self.filter(version__gt=0)
+
+    def retired(self, status: str, *, idle: float) -> "MachineQuerySet":
+        """Machines of this status that nobody has written for ``idle`` seconds, and nobody holds."""
+        return self.filter(status=status, written_at__lte=StoreTime(-idle)).open_to(None)
 
     def starting_with(self, prefix: str) -> "MachineQuerySet":
         # Not LIKE: SQLite answers that without the key.
@@ -159,19 +163,6 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         """Return the token of the live lease of ``id``, if any, and the version; ``None``: no row."""
         live_token = Case(When(lease_expires_at__gt=StoreTime(), then=F("lease_token")))
         return self.filter(pk=id).values_list(live_token, "version").first()
-
-    def purge(self, *, older_than: float, batch_size: int) -> tuple[int, PurgeResult]:
-        """End expired leases, passing over rows in use; return how many were found, and what became of them."""
-        skips = connections[self.db].features.has_select_for_update_skip_locked
-        with transaction.atomic(using=self.db) if skips else nullcontext():
-            expired = self.expired(for_seconds=older_than).order_by("lease_expires_at")
-            available = expired.select_for_update(skip_locked=True) if skips else expired
-            ids = list(available.values_list("pk", flat=True)[:batch_size])
-            if not ids:
-                return 0, PurgeResult()
-            rows = self.filter(pk__in=ids).expired(for_seconds=older_than)
-            deleted = rows.filter(version=0)._raw_delete(self.db)
-            return len(ids), PurgeResult(cleared=rows.update(**NO_LEASE), deleted=deleted)
 
     def remove(self, id: str, *, token: str | None) -> bool:
         # Not delete(): where somebody listens to its signals, it selects first and deletes without the condition.

@@ -46,15 +46,30 @@ class LockInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurgeResult:
-    """What a purge did, or as a dry run would have done."""
+    """What a purge did, or as a dry run would do."""
 
     cleared: int = 0
     """Expired leases that were ended; the state of their machines stays."""
     deleted: int = 0
-    """Machines that were locked, but never written."""
+    """Machines that were deleted."""
+    bytes: int = 0
+    """Of their state as JSON; counted by a dry run of ``purge_machines`` alone."""
 
     def __add__(self, other: "PurgeResult") -> "PurgeResult":
-        return PurgeResult(cleared=self.cleared + other.cleared, deleted=self.deleted + other.deleted)
+        return PurgeResult(
+            cleared=self.cleared + other.cleared,
+            deleted=self.deleted + other.deleted,
+            bytes=self.bytes + other.bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which machines may go: of this status, not written for so long, not leased; with ``tree``, only whole trees."""
+
+    status: str
+    idle: float
+    tree: bool
 
 
 class EncodedData(str):

@@ -25,6 +25,13 @@ FIRST_FENCE = {
     "sqlite": "{}",
 }
 
+# The bytes of state as text.
+STORED_BYTES = {
+    "postgresql": "OCTET_LENGTH(({})::text)",
+    "mysql": "OCTET_LENGTH({})",
+    "sqlite": "LENGTH(CAST({} AS BLOB))",
+}
+
 LOCK_WAIT = 0.5
 """Seconds for which ``lock`` waits where it cannot skip the row: on SQLite, and on PostgreSQL to insert it."""
 BOUND_WAIT = f"SET_CONFIG('lock_timeout', '{LOCK_WAIT}s', TRUE)"

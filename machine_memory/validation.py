@@ -105,6 +105,10 @@ def metadata(value: object, data: Mapping[str, object]) -> Metadata:
     )
 
 
+def label(value: object, argument: str) -> str:
+    return _text(value, argument, MAX_LABEL_LENGTH, InvalidData)
+
+
 def has_surrogate(text: str) -> bool:
     try:
         text.encode()
@@ -128,7 +132,7 @@ def _text(value: object, argument: str, limit: int, error: type[MachineMemoryErr
 
 
 def _label(value: object, argument: str) -> str | None:
-    return None if value is None else _text(value, argument, MAX_LABEL_LENGTH, InvalidData)
+    return None if value is None else label(value, argument)
 
 
 def _own(data: Mapping[str, object], key: str, limit: int) -> str | None:

@@ -841,6 +841,104 @@ class TestPurge:
             store.memory.purge_expired_locks(batch_size=size)
 
 
+DAY = 24 * 60 * 60
+
+
+class TestRetention:
+    def written(self, store: Store, id: str, *, days: float, status: str = "done", parent: str | None = None) -> None:
+        store.memory.write(id, {"id": id}, metadata=Metadata(status=status, parent=parent))
+        store.age(id, days * DAY)
+
+    def ids(self, store: Store, *ids: str) -> list[str]:
+        return [id for id in ids if store.memory.read(id) is not None]
+
+    def test_what_has_been_idle_for_long_enough_goes(self, store: Store) -> None:
+        self.written(store, "old", days=31)
+        self.written(store, "young", days=29)
+        self.written(store, "other", days=31, status="paid")
+        store.memory.write("without a status", {})
+        store.age("without a status", 31 * DAY)
+
+        assert store.memory.purge_machines(status="done", idle=timedelta(days=30)) == PurgeResult(deleted=1)
+        assert self.ids(store, "old", "young", "other", "without a status") == ["young", "other", "without a status"]
+
+    def test_it_is_the_last_write_that_counts(self, store: Store) -> None:
+        self.written(store, "a", days=31)
+        store.memory.write("a", {"again": True})
+
+        assert store.memory.purge_machines(status="done", idle=DAY) == PurgeResult()
+
+    def test_a_leased_one_stays_and_one_whose_lease_is_over_goes(self, store: Store, worker: Worker) -> None:
+        for id in ("held", "expired"):
+            self.written(store, id, days=31)
+            worker.lock(id, ttl=6000 if id == "held" else 600)
+        store.expire("expired")
+        self.written(store, "expired", days=31)
+
+        assert store.memory.purge_machines(status="done", idle=DAY) == PurgeResult(deleted=1)
+        assert self.ids(store, "held", "expired") == ["held"]
+        assert worker.write("held", {}) == 2
+
+    def test_fences_go_on_growing(self, store: Store) -> None:
+        with store.memory.lease("a") as before:
+            before.commit({"status": "done"})
+        store.age("a", 31 * DAY)
+        store.memory.purge_machines(status="done", idle=DAY)
+        with store.memory.lease("a") as after:
+            assert after.fence > before.fence
+
+    def test_a_dry_run_counts_machines_and_bytes_and_changes_nothing(self, store: Store) -> None:
+        for id in ("a", "ä"):
+            self.written(store, id, days=31)
+        result = store.memory.purge_machines(status="done", idle=DAY, dry_run=True)
+
+        assert result.deleted == 2
+        assert 2 * len('{"id":"a"}') + 1 <= result.bytes <= 2 * len('{"id": "a"}') + 1
+        assert self.ids(store, "a", "ä") == ["a", "ä"]
+
+    def test_there_may_be_more_than_a_batch_and_each_is_told(self, store: Store) -> None:
+        for id in "abcde":
+            self.written(store, id, days=31)
+        told: list[PurgeResult] = []
+
+        assert store.memory.purge_machines(status="done", idle=DAY, batch_size=2, on_batch=told.append).deleted == 5
+        assert told[-1] == PurgeResult(deleted=5)
+        assert store.memory.purge_machines(status="done", idle=DAY) == PurgeResult()
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_a_tree_goes_as_a_whole_or_not_at_all(self, store: Store, worker: Worker, dry_run: bool) -> None:
+        for root in ("whole", "young", "busy", "held", "alone"):
+            self.written(store, root, days=31)
+        for root in ("whole", "young", "busy", "held"):
+            for number in (1, 2):
+                self.written(store, f"{root} {number}", days=31, parent=root)
+        self.written(store, "young 2", days=1)
+        self.written(store, "busy 2", days=31, status="paid")
+        worker.lock("held 1", ttl=600)
+        if store.name.startswith("redis"):
+            with pytest.raises(InvalidConfiguration, match="In Redis no step spans a tree: purge its machines without"):
+                store.memory.purge_machines(status="done", idle=DAY, tree=True)
+            return
+        for batch_size in (3, 1000):
+            result = store.memory.purge_machines(
+                status="done", idle=2 * DAY, tree=True, batch_size=batch_size, dry_run=dry_run
+            )
+            if dry_run or batch_size == 3:
+                assert result.deleted == 4
+        assert len(self.ids(store, "whole", "whole 1", "whole 2", "alone")) == (4 if dry_run else 0)
+        others = [f"{root}{suffix}" for root in ("young", "busy", "held") for suffix in ("", " 1", " 2")]
+        assert self.ids(store, *others) == others
+
+    @pytest.mark.parametrize("status", [None, "", 5, "x" * 256, "\0"])
+    def test_a_status_that_is_none_is_refused(self, store: Store, status: Any) -> None:
+        with store.untouched(), pytest.raises(InvalidData, match="status must"):
+            store.memory.purge_machines(status=status, idle=DAY)
+
+    def test_an_age_that_is_none_is_refused(self, store: Store) -> None:
+        with store.untouched(), pytest.raises(InvalidTTL, match="idle must be"):
+            store.memory.purge_machines(status="done", idle=-1)
+
+
 class TestRecord:
     def test_of_an_absent_machine_is_none(self, store: Store) -> None:
         assert store.memory.record("a") is None
@@ -1090,6 +1188,8 @@ class TestAsyncTwins:
         assert [info.id async for info in memory.aheld_locks()] == ["a"]
         assert await memory.achildren("a") == ["b"]
         assert await memory.atree("a") == ["a", "b"]
+        assert await memory.apurge_expired_locks() == PurgeResult()
+        assert await memory.apurge_machines(status="done", idle=0) == PurgeResult()
         assert await memory.acleanup("a") is True
         assert await memory.awrite("a", {"new": True}) == 1
         assert await memory.aforce_unlock("a") is False

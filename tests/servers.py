@@ -22,7 +22,7 @@ CACHES = {"redis": "redis", "redis as the least user": "redis-least"}
 PREFIX = os.environ.setdefault("MACHINE_MEMORY_TEST_PREFIX", f"machine-memory-test-{os.getpid()}")
 """Of every key that the tests write."""
 LEAST = (
-    "-@all +evalsha +eval +time +hmget +hget +hset +hsetnx +hdel +pexpireat +persist +del +scan"
+    "-@all +evalsha +eval +time +hmget +hget +hset +hsetnx +hdel +pexpireat +persist +del +scan +hstrlen"
     f" resetchannels resetkeys ~{PREFIX}:*"
 )
 """What the user of an application must be allowed; see the README."""

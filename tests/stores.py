@@ -56,6 +56,10 @@ class Store(ABC):
         """Move the expiry of the lease of ``id`` into the past, or the clock to it."""
 
     @abstractmethod
+    def age(self, id: str, seconds: float) -> None:
+        """Let ``id`` have been written so many seconds ago."""
+
+    @abstractmethod
     def lease_of(self, id: str) -> tuple[str, float] | None:
         """Return token and expiry as they are stored."""
 
@@ -137,6 +141,9 @@ class SimpleStore(Store):
         assert lease is not None
         self.clock.now = max(self.clock.now, lease.expires_at + ago)
 
+    def age(self, id: str, seconds: float) -> None:
+        self._machines[id].written_at = self.clock.now - seconds
+
     def lease_of(self, id: str) -> tuple[str, float] | None:
         machine = self._machines.get(id)
         return (machine.lease.token, machine.lease.expires_at) if machine and machine.lease else None
@@ -171,6 +178,9 @@ class DatabaseStore(Store):
 
     def expire(self, id: str, *, ago: float = 0.0) -> None:
         assert self.rows.filter(pk=id).update(lease_expires_at=StoreTime(-ago)) == 1
+
+    def age(self, id: str, seconds: float) -> None:
+        assert self.rows.filter(pk=id).update(written_at=StoreTime(-seconds)) == 1
 
     def lease_of(self, id: str) -> tuple[str, float] | None:
         row = self.rows.filter(pk=id, lease_token__isnull=False).values_list("lease_token", "lease_expires_at").first()
@@ -255,10 +265,16 @@ class RedisStore(Store):
         return self.memory._key(id)
 
     def expire(self, id: str, *, ago: float = 0.0) -> None:
-        seconds, microseconds = self.client.time()
-        at = seconds * 1_000_000 + microseconds - round(ago * 1_000_000)
         assert self.client.hexists(self.key(id), "lease_token")
-        self.client.hset(self.key(id), "lease_expires_at", at)
+        self.client.hset(self.key(id), "lease_expires_at", self._time(ago))
+
+    def age(self, id: str, seconds: float) -> None:
+        assert self.client.hexists(self.key(id), "written_at")
+        self.client.hset(self.key(id), "written_at", self._time(seconds))
+
+    def _time(self, ago: float) -> int:
+        seconds, microseconds = self.client.time()
+        return int(seconds * 1_000_000 + microseconds - round(ago * 1_000_000))
 
     def lease_of(self, id: str) -> tuple[str, float] | None:
         token, expires_at = self.client.hmget(self.key(id), "lease_token", "lease_expires_at")

@@ -130,7 +130,7 @@ class TestKeys:
         assert redis_store.client.ttl(redis_store.key("a")) == -1
 
     def test_more_than_a_scan_brings_is_found(self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("machine_memory.backends.redis.SCANNED", 3)
+        monkeypatch.setattr("machine_memory.backends.redis_hashes.SCANNED", 3)
         memory = redis_store.memory
         for id in "gfedcba":
             memory.write(id, {}, metadata=Metadata(parent="root"))

@@ -75,11 +75,13 @@ class BaseMachineMemory(MemoryVerbs):
         for info in await self._hop(lambda: list(self.held_locks())):
             yield info
 
-    async def apurge_expired_locks(
-        self, *, older_than: Seconds = 0, batch_size: int = 1000, dry_run: bool = False
-    ) -> PurgeResult:
+    async def apurge_expired_locks(self, **options: Any) -> PurgeResult:
         """See ``purge_expired_locks``."""
-        return await self._hop(self.purge_expired_locks, older_than=older_than, batch_size=batch_size, dry_run=dry_run)
+        return await self._hop(self.purge_expired_locks, **options)
+
+    async def apurge_machines(self, **options: Any) -> PurgeResult:
+        """See ``purge_machines``."""
+        return await self._hop(self.purge_machines, **options)
 
     async def achildren(self, id: str) -> list[str]:
         """See ``children``."""

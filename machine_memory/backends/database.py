@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Count, F, Q
+from django.db.models import F
 from django.utils.connection import ConnectionDoesNotExist
 
 from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, UnknownOutcome, WriteError
-from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record
+from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
 
 if TYPE_CHECKING:
@@ -117,16 +117,18 @@ class DatabaseMachineMemory(BaseMachineMemory):
         leases = self._machines.held().filter(pk__gt=after).order_by("pk").values("id", "fence", **LOCK_INFO_COLUMNS)
         return [LockInfo(**self._in_utc(dict(columns))) for columns in leases[: self.batch]]
 
-    def _purge(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+    def _purge_locks(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        from machine_memory import purge  # noqa: PLC0415  # As the models.
+
         if dry_run:
-            expired = self._machines.expired(for_seconds=older_than)
-            unwritten = Count("pk", filter=Q(version=0))
-            yield PurgeResult(**expired.aggregate(deleted=unwritten, cleared=Count("pk") - unwritten))
-            return
-        found = batch_size
-        while found == batch_size:
-            found, result = self._machines.purge(older_than=older_than, batch_size=batch_size)
-            yield result
+            yield purge.count_expired(self._machines, older_than=older_than)
+        else:
+            yield from purge.end_expired(self._machines, older_than=older_than, batch_size=batch_size)
+
+    def _purge_machines(self, retention: Retention, *, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        from machine_memory import purge  # noqa: PLC0415
+
+        yield from purge.delete_retired(self._machines, retention, batch_size=batch_size, dry_run=dry_run)
 
     def _children(self, id: str) -> list[str]:
         return list(self._machines.children_of(id).order_by("pk").values_list("pk", flat=True))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from django.core.checks import CheckMessage
 
 from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
-from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record
+from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
 
 
@@ -53,8 +53,12 @@ class MemoryPrimitives(ABC):
         """Return the first live leases whose ids sort after ``after``: a whole ``batch``, unless there are no more."""
 
     @abstractmethod
-    def _purge(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+    def _purge_locks(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
         """End the leases that have been over for ``older_than`` seconds, batch by batch, and never a live one."""
+
+    @abstractmethod
+    def _purge_machines(self, retention: Retention, *, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        """Delete the machines that may go, batch by batch."""
 
     @abstractmethod
     def _children(self, id: str) -> list[str]: ...

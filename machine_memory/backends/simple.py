@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
-from machine_memory.records import Change, Grant, LockInfo, Metadata, PurgeResult, Record
+from machine_memory.records import Change, Grant, LockInfo, Metadata, PurgeResult, Record, Retention
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -151,7 +152,7 @@ class SimpleMachineMemory(BaseMachineMemory):
                 key=lambda info: info.id,
             )
 
-    def _purge(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+    def _purge_locks(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
         with self._mutex:
             latest = self._clock() - older_than
             expired = {
@@ -166,6 +167,25 @@ class SimpleMachineMemory(BaseMachineMemory):
                 for id in unwritten:
                     self._delete(id)
         yield PurgeResult(cleared=len(expired) - len(unwritten), deleted=len(unwritten))
+
+    def _purge_machines(self, retention: Retention, *, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:
+        with self._mutex:
+            latest = self._clock() - retention.idle
+            going = {
+                id: machine
+                for id, machine in self._machines.items()
+                if machine.version and machine.metadata.status == retention.status
+                if machine.written_at <= latest and not self._live_token(machine)
+            }
+            if retention.tree:
+                sizes = Counter(machine.root for machine in self._machines.values())
+                gone = Counter(machine.root for machine in going.values())
+                going = {id: machine for id, machine in going.items() if gone[machine.root] == sizes[machine.root]}
+            if not dry_run:
+                for id in going:
+                    self._delete(id)
+        size = sum(len(machine.data.encode()) for machine in going.values()) if dry_run else 0
+        yield PurgeResult(deleted=len(going), bytes=size)
 
     def _children(self, id: str) -> list[str]:
         with self._mutex:

@@ -1,6 +1,6 @@
 """The public verbs, in their synchronous form."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,9 @@ from machine_memory import exceptions as errors
 from machine_memory import validation
 from machine_memory.backends.steps import MemorySteps, Seconds, as_state, token_of, waiting
 from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
-from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
+from machine_memory.records import LockInfo, Metadata, PurgeResult, Record, Retention
+
+OnBatch = Callable[[PurgeResult], None]
 
 
 class MemoryVerbs(MemorySteps):
@@ -131,17 +133,46 @@ class MemoryVerbs(MemorySteps):
             yield from batch
 
     def purge_expired_locks(
-        self, *, older_than: Seconds = 0, batch_size: int = 1000, dry_run: bool = False
+        self,
+        *,
+        older_than: Seconds = 0,
+        batch_size: int = 1000,
+        dry_run: bool = False,
+        on_batch: OnBatch | None = None,
     ) -> PurgeResult:
         """End the leases that expired ``older_than`` seconds ago, and delete machines that were only ever locked.
 
-        Leases end by themselves: this tidies up. Never a live one; rows in use are skipped. Returns the counts. Raises
-        ``LockError`` when the store failed; what was purged until then stays so, and the rest can be purged again.
+        Leases end by themselves: this tidies up. Never a live one; rows in use are passed over. ``on_batch`` is told
+        after each batch what was done until then. Returns the counts. Raises ``LockError`` when the store failed; what
+        was purged until then stays so, and the rest can be purged again.
         """
         seconds = validation.ttl(older_than, "older_than", least=0, most=validation.MAX_AGE)
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
         with self._translating(errors.LockError, "purge", "expired locks"):
-            return sum(self._purge(older_than=seconds, batch_size=size, dry_run=dry_run), start=PurgeResult())
+            return _sum(self._purge_locks(older_than=seconds, batch_size=size, dry_run=dry_run), on_batch)
+
+    def purge_machines(
+        self,
+        *,
+        status: str,
+        idle: Seconds,
+        tree: bool = False,
+        batch_size: int = 1000,
+        dry_run: bool = False,
+        on_batch: OnBatch | None = None,
+    ) -> PurgeResult:
+        """Delete machines of a status that were written last ``idle`` seconds ago or earlier, and that nobody holds.
+
+        ``tree``: only those whose whole tree may go. Otherwise as ``purge_expired_locks``; raises ``WriteError``.
+        """
+        retention = Retention(
+            status=validation.label(status, "status"),
+            idle=validation.ttl(idle, "idle", least=0, most=validation.MAX_AGE),
+            tree=tree,
+        )
+        size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
+        with self._translating(errors.WriteError, "purge", "machines"):
+            return _sum(self._purge_machines(retention, batch_size=size, dry_run=dry_run), on_batch)
 
     def children(self, id: str) -> list[str]:
         """Return the ids of the machines that ``id`` started, sorted. Raises ``ReadError``."""
@@ -152,3 +183,12 @@ class MemoryVerbs(MemorySteps):
         """Return the ids of all machines whose root is ``root``, itself included, sorted. Raises ``ReadError``."""
         root = validation.machine_id(root, "root")
         return self._read_retrying(root, self._tree, root)
+
+
+def _sum(batches: Iterator[PurgeResult], on_batch: OnBatch | None) -> PurgeResult:
+    total = PurgeResult()
+    for result in batches:
+        total += result
+        if on_batch:
+            on_batch(total)
+    return total

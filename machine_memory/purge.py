@@ -1,0 +1,86 @@
+"""Purging the table in batches: short transactions on rows that nobody uses, with the condition in the statement."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connections, transaction
+from django.db.models import Count, F, Q, Sum
+from django.db.models.functions import Coalesce
+
+from machine_memory.fields import StoredBytes
+from machine_memory.models import NO_LEASE, MachineQuerySet
+from machine_memory.records import PurgeResult, Retention
+
+
+def end_expired(machines: MachineQuerySet, *, older_than: float, batch_size: int) -> Iterator[PurgeResult]:
+    """End leases that have been over for ``older_than`` seconds, and delete what was locked, but never written."""
+    found = batch_size
+    while found == batch_size:
+        with _batch(machines):
+            expired = machines.expired(for_seconds=older_than).order_by("lease_expires_at")
+            ids = list(_unused(expired).values_list("pk", flat=True)[:batch_size])
+            rows = machines.filter(pk__in=ids).expired(for_seconds=older_than)
+            deleted = rows.filter(version=0)._raw_delete(machines.db) if ids else 0
+            result = PurgeResult(cleared=rows.update(**NO_LEASE), deleted=deleted)
+        yield result
+        found = len(ids)
+
+
+def count_expired(machines: MachineQuerySet, *, older_than: float) -> PurgeResult:
+    unwritten = Count("pk", filter=Q(version=0))
+    expired = machines.expired(for_seconds=older_than)
+    return PurgeResult(**expired.aggregate(deleted=unwritten, cleared=Count("pk") - unwritten))
+
+
+def delete_retired(
+    machines: MachineQuerySet, retention: Retention, *, batch_size: int, dry_run: bool
+) -> Iterator[PurgeResult]:
+    """Delete machines, or whole trees, by the order of their ids; as a dry run, only count them."""
+    after, found = "", batch_size
+    while found == batch_size:
+        with _batch(machines, dry_run=dry_run):
+            retired = machines.retired(retention.status, idle=retention.idle)
+            first = retired.filter(pk=F("root")) if retention.tree else retired
+            first = first.filter(pk__gt=after).order_by("pk")
+            ids = list(_unused(first, dry_run=dry_run).values_list("pk", flat=True)[:batch_size])
+            found, after = len(ids), ids[-1] if ids else ""
+            if retention.tree:
+                ids = _whole_trees(machines, retired, ids, dry_run=dry_run)
+            rows = retired.filter(pk__in=ids)
+            if dry_run:
+                result = PurgeResult(**rows.aggregate(deleted=Count("pk"), bytes=Coalesce(Sum(StoredBytes("data")), 0)))
+            else:
+                result = PurgeResult(deleted=rows._raw_delete(machines.db) if ids else 0)
+        yield result
+
+
+def _whole_trees(machines: MachineQuerySet, retired: MachineQuerySet, roots: list[str], *, dry_run: bool) -> list[str]:
+    """Return the ids of the trees that may go as a whole."""
+    of_trees = Q(pk__in=roots) | Q(root__in=roots, parent__isnull=False)
+    going = dict(_unused(retired.filter(of_trees), dry_run=dry_run).values_list("pk", "root"))
+    # Counted once these are kept: a machine that was in use, or came meanwhile, makes the difference.
+    sizes = Counter(machines.filter(of_trees).values_list("root", flat=True))
+    gone = Counter(going.values())
+    return [id for id, root in going.items() if gone[root] == sizes[root]]
+
+
+@contextmanager
+def _batch(machines: MachineQuerySet, *, dry_run: bool = False) -> Iterator[None]:
+    if dry_run:
+        yield
+        return
+    with transaction.atomic(using=machines.db):
+        if not _skips(machines):
+            # SQLite has no rows to keep: a transaction that begins with a write has the whole database to itself.
+            machines.filter(pk="").update(version=F("version"))
+        yield
+
+
+def _unused(rows: MachineQuerySet, *, dry_run: bool = False) -> MachineQuerySet:
+    """Keep the rows until the batch is done, and pass over those that somebody else works on."""
+    return rows.select_for_update(skip_locked=True) if _skips(rows) and not dry_run else rows
+
+
+def _skips(machines: MachineQuerySet) -> bool:
+    return bool(connections[machines.db].features.has_select_for_update_skip_locked)
