@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+from django.apps import apps
 from django.db import IntegrityError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.utils.translation import gettext_lazy as _
@@ -10,9 +11,16 @@ from django.utils.translation import gettext_lazy as _
 from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.encoding import DataEncoder
+from machine_memory.exceptions import InvalidConfiguration
 from machine_memory.fields import ExactCharField, PartialIndex
 from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
+
+if not apps.is_installed("machine_memory"):
+    raise InvalidConfiguration(
+        'A memory in a database needs its table, and "machine_memory" is not in INSTALLED_APPS: add it, and run'
+        " `manage.py migrate`."
+    )
 
 NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
 

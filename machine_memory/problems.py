@@ -31,6 +31,29 @@ _PROBLEMS = {
         "Redis did not say how it is set up ({error}).",
         "Let the user of the cache run INFO while this is checked, or compare the settings by hand.",
     ),
+    "E201": (
+        "The database {using!r} has AUTOCOMMIT off: a transaction is always open, and every lock is refused.",
+        "Leave AUTOCOMMIT on, or give the memory an alias of the same database where it is, as `using`.",
+    ),
+    "W201": (
+        "The database {using!r} has ATOMIC_REQUESTS on: inside a view, every lock is refused with LockInTransaction.",
+        "Exempt the views that lock with transaction.non_atomic_requests, or give the memory a second alias of the same"
+        " database, without ATOMIC_REQUESTS, as `using`.",
+    ),
+    "W202": (
+        "A transaction in the SQLite database {using!r} begins as a reader: where it writes after others have written,"
+        ' it fails at once with "database is locked".',
+        'Set "transaction_mode": "IMMEDIATE" in the OPTIONS of the database.',
+    ),
+    "W203": (
+        "The isolation_level of the database {using!r} is {level}: two that lock absent machines can deadlock.",
+        'Set "isolation_level": "read committed" in the OPTIONS of the database, or leave it out.',
+    ),
+    "W301": (
+        "The memory is in this process alone, and DEBUG is off: each process has machines and leases of its own, and"
+        " loses them when it ends.",
+        "Keep machines in a database or in Redis: see Settings in the README.",
+    ),
 }
 
 

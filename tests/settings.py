@@ -60,11 +60,11 @@ CACHES: dict[str, dict[str, Any]] = {
 }
 MACHINE_MEMORIES = {
     "default": {},
-    "postgresql": {"OPTIONS": {"using": "postgresql"}},
-    "mariadb": {"OPTIONS": {"using": "mariadb"}},
+    **{alias: {"OPTIONS": {"using": alias}} for alias in servers.ENGINES if alias in DATABASES},
     **{
         alias: {"BACKEND": "machine_memory.backends.redis.RedisMachineMemory", "OPTIONS": {"cache": alias}}
         for alias in servers.CACHES.values()
+        if alias in CACHES
     },
     "simple": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"},
 }

@@ -27,6 +27,17 @@ ORM = " through the ORM"
 """Marks a store whose steps take the form of the ORM."""
 
 
+@contextmanager
+def scratch_alias(like: str, **changes: Any) -> Iterator[str]:
+    """Yield an alias of the same database as another has, with these settings changed."""
+    connections.settings["scratch"] = {**connections[like].settings_dict, **changes}
+    try:
+        yield "scratch"
+    finally:
+        connections["scratch"].close()
+        del connections["scratch"], connections.settings["scratch"]
+
+
 class Clock:
     """The clock of an in-process memory, to be moved by tests."""
 

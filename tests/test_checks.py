@@ -1,5 +1,9 @@
 """What the system checks say, and when they are quiet."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +12,11 @@ from django.core.checks import CheckMessage, run_checks
 from django.test import override_settings
 
 from machine_memory import RedisMachineMemory
+from tests import servers
 from tests.redis_server import RedisServer, programs
+from tests.stores import scratch_alias
 
+ROOT = Path(__file__).parents[1]
 REDIS = "machine_memory.backends.redis.RedisMachineMemory"
 
 
@@ -22,6 +29,29 @@ def cache(location: Any = "redis://127.0.0.1", **options: Any) -> Any:
     """Set up a memory on a cache with these options, and no other."""
     params = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location, "OPTIONS": options}
     return override_settings(CACHES={"default": params}, MACHINE_MEMORIES={"fast": {"BACKEND": REDIS}})
+
+
+def database(like: str = "default", options: Any = None, **settings: Any) -> dict[str, CheckMessage]:
+    """Return what is said of a memory in a database that is set up like another, with these settings."""
+    if options is not None:
+        settings["OPTIONS"] = options
+    with scratch_alias(like, **settings) as alias, override_settings(MACHINE_MEMORIES={"fast": using(alias)}):
+        return messages()
+
+
+def using(alias: str) -> Any:
+    return {"OPTIONS": {"using": alias}}
+
+
+def test_the_settings_of_the_tests_are_quiet() -> None:
+    assert messages() == {}
+
+
+@pytest.mark.parametrize("memory", ["database", "redis"])
+def test_the_settings_of_the_example_are_quiet(memory: str) -> None:
+    command = [sys.executable, "manage.py", "check", "--fail-level", "WARNING"]
+    environment = {**os.environ, "MEMORY": memory, "DJANGO_SETTINGS_MODULE": "example_project.settings"}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
 
 
 @pytest.mark.parametrize("settings", [[], {"fast": 5}, {"fast": {"BACKEND": "nowhere"}}, {"fast": {"LOCK_TTL": -1}}])
@@ -87,3 +117,73 @@ class TestRedis:
     def test_a_client_of_ones_own_has_no_cache_to_check(self) -> None:
         memory = RedisMachineMemory(client=redis.Redis(socket_timeout=1))
         assert list(memory.check(deploy=False)) == []
+
+
+class TestDatabase:
+    def test_a_database_that_fits_is_quiet(self) -> None:
+        assert database() == {}
+
+    def test_a_database_that_is_not_there(self) -> None:
+        with override_settings(MACHINE_MEMORIES={"fast": using("nowhere")}):
+            found = messages()
+        assert list(found) == ["E001"]
+        assert found["E001"].msg.startswith("'nowhere' is not in DATABASES (default, ")
+
+    def test_an_app_that_is_not_installed(self) -> None:
+        # Then no check of it is registered either: the memory itself has to say so.
+        code = (
+            "import django; from django.conf import settings; settings.configure(); django.setup();"
+            "from machine_memory import memory; memory.read('a')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+        assert done.stderr.splitlines()[-1].startswith("machine_memory.exceptions.InvalidConfiguration: A memory in a")
+        assert '"machine_memory" is not in INSTALLED_APPS: add it' in done.stderr
+
+    def test_a_database_without_autocommit(self) -> None:
+        assert list(database(AUTOCOMMIT=False)) == ["E201"]
+
+    def test_a_database_with_a_transaction_around_each_request(self) -> None:
+        found = database(ATOMIC_REQUESTS=True)
+        assert list(found) == ["W201"]
+        assert str(found["W201"]).startswith("MACHINE_MEMORIES['fast']: (machine_memory.W201) The database 'scratch'")
+
+    def test_another_alias_with_a_transaction_around_each_request_is_quiet(self) -> None:
+        with scratch_alias("default", ATOMIC_REQUESTS=True), override_settings(MACHINE_MEMORIES={"fast": {}}):
+            assert messages() == {}
+
+    @pytest.mark.parametrize("options", [{}, {"transaction_mode": None}, {"transaction_mode": "deferred"}])
+    def test_sqlite_whose_transactions_begin_as_readers(self, options: Any) -> None:
+        assert list(database(options=options)) == ["W202"]
+
+    @pytest.mark.parametrize("mode", ["immediate", "EXCLUSIVE"])
+    def test_sqlite_whose_transactions_begin_as_writers_is_quiet(self, mode: str) -> None:
+        assert database(options={"transaction_mode": mode}) == {}
+
+    @pytest.mark.skipif("mariadb" in servers.missing, reason=str(servers.missing.get("mariadb")))
+    @pytest.mark.parametrize(
+        ("options", "ids"),
+        [
+            ({}, []),
+            ({"isolation_level": "Read Committed"}, []),
+            ({"isolation_level": "repeatable read"}, ["W203"]),
+            ({"isolation_level": None}, ["W203"]),
+        ],
+    )
+    def test_mariadb_by_its_isolation(self, options: Any, ids: list[str]) -> None:
+        assert list(database("mariadb", options)) == ids
+
+
+class TestInProcess:
+    MEMORIES = {"fast": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"}}
+
+    def test_it_is_not_for_production(self) -> None:
+        with override_settings(MACHINE_MEMORIES=self.MEMORIES, DEBUG=False):
+            assert list(messages(deploy=True)) == ["W301"]
+
+    def test_it_is_for_development(self) -> None:
+        with override_settings(MACHINE_MEMORIES=self.MEMORIES, DEBUG=True):
+            assert messages(deploy=True) == {}
+
+    def test_and_for_test_runs_where_debug_is_off(self) -> None:
+        with override_settings(MACHINE_MEMORIES=self.MEMORIES, DEBUG=False):
+            assert messages() == {}

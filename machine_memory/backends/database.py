@@ -5,6 +5,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.core.checks import CheckMessage
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
@@ -14,6 +15,7 @@ from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, UnknownOutcome, WriteError
+from machine_memory.problems import problem
 from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
 
@@ -27,6 +29,8 @@ LOCK_INFO_COLUMNS = {
     "locked_at": F("lease_acquired_at"),
     "expires_at": F("lease_expires_at"),
 }
+READ_COMMITTED = "read committed"
+"""The isolation that Django asks MySQL and MariaDB for, unless its OPTIONS say otherwise."""
 
 
 class DatabaseMachineMemory(BaseMachineMemory):
@@ -135,6 +139,23 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _tree(self, root: str) -> list[str]:
         return list(self._machines.tree_of(root).order_by("pk").values_list("pk", flat=True))
+
+    def check(self, *, deploy: bool) -> Iterator[CheckMessage]:
+        """Yield what in the settings of the database does not go with leases; how it is run is the doctor's to say."""
+        if deploy:
+            return
+        connection = self._connection
+        settings = connection.settings_dict
+        if not settings["AUTOCOMMIT"]:
+            yield problem("E201", using=self.using)
+        if settings["ATOMIC_REQUESTS"]:
+            yield problem("W201", using=self.using)
+        mode = str(settings["OPTIONS"].get("transaction_mode")).upper()
+        if connection.vendor == "sqlite" and mode not in ("IMMEDIATE", "EXCLUSIVE"):
+            yield problem("W202", using=self.using)
+        level = settings["OPTIONS"].get("isolation_level", READ_COMMITTED)
+        if connection.vendor == "mysql" and str(level).lower() != READ_COMMITTED:
+            yield problem("W203", using=self.using, level=quoted(level))
 
     def _may_read_again(self, failure: BaseException) -> bool:
         # A transaction that has seen an error answers nothing more: only its owner can start it anew.

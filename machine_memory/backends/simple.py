@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
+from django.core.checks import CheckMessage
+
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
+from machine_memory.problems import problem
 from machine_memory.records import Change, Grant, LockInfo, Metadata, PurgeResult, Record, Retention
 
 _EPOCH = time.time() - time.monotonic()
@@ -52,6 +56,11 @@ class SimpleMachineMemory(BaseMachineMemory):
         self._machines: dict[str, _Machine] = {}
         self._last_fence = 0
         """The highest fence of the machines that were removed; later ones of the same id go on from there."""
+
+    def check(self, *, deploy: bool) -> Iterator[CheckMessage]:
+        """Yield that this is no place for machines in production."""
+        if deploy and not settings.DEBUG:  # A test run has DEBUG off as well, but deploys nothing.
+            yield problem("W301")
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return verb(*args, **kwargs)  # Nothing here waits, so no thread is needed.
