@@ -5,18 +5,27 @@ BIN := $(VENV)/bin
 ARGS ?=
 MEMORY ?= database
 
-.PHONY: help demo test coverage bench lint format clean
+.PHONY: help demo serve screenshots test coverage bench lint format clean
 
 help:
 	@echo "make demo      drive orders through a workflow while workers are killed; ARGS='--orders 500 --kill 10'"
 	@echo "               MEMORY=redis keeps the machines in Redis: at REDIS_URL, or on a server of its own"
+	@echo "make serve     show the admin, with a login and with workers that hold orders; ARGS='--port 8001'"
 	@echo "make test      run the tests on every database that is there; ARGS='-k lease'"
 	@echo "make coverage  the same, and measure branch coverage"
 	@echo "make bench     measure side by side with drivers and peers, in five minutes; ARGS='--large'"
 	@echo "make lint      check style, types and migrations"
+	@echo "make screenshots"
+	@echo "               take the pictures of the admin anew, with chromium and chromedriver"
 
 demo: $(VENV)/demo
 	MEMORY=$(MEMORY) $(BIN)/python manage.py demo $(ARGS)
+
+serve: $(VENV)/demo
+	$(BIN)/python manage.py serve $(ARGS)
+
+screenshots: $(VENV)/test
+	$(BIN)/python -m example_project.screenshots
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)

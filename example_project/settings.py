@@ -29,6 +29,7 @@ MIDDLEWARE = [
 ]
 ROOT_URLCONF = "example_project.urls"
 STATIC_URL = "static/"
+TIME_ZONE = "UTC"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -46,7 +47,7 @@ TEMPLATES = [
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": BASE_DIR / "example.sqlite3",
+        "NAME": os.environ.get("EXAMPLE_DATABASE", BASE_DIR / "example.sqlite3"),
         "OPTIONS": {
             # Readers do not wait for the writer, and a transaction waits for its turn before it has read anything.
             "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",

@@ -1,12 +1,18 @@
-"""The example project: its demo kills workers and loses nothing, and says so only when it is true."""
+"""The example project: its demo kills workers and loses nothing, and says so only when it is true; its admin opens."""
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from http.cookiejar import CookieJar
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
@@ -34,19 +40,23 @@ def kept_in(request: pytest.FixtureRequest) -> Iterator[str]:
                 client.delete(key)
 
 
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.example_settings",
+        "EXAMPLE_DATABASE": str(folder / "example.sqlite3"),
+        "EXAMPLE_KEY_PREFIX": PREFIX,
+        "REDIS_URL": os.environ.get("MACHINE_MEMORY_REDIS", ""),
+        "COLUMNS": "100",
+        **variables,
+    }
+
+
 def manage(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.example_settings",
-            "EXAMPLE_DATABASE": str(folder / "example.sqlite3"),
-            "EXAMPLE_KEY_PREFIX": PREFIX,
-            "REDIS_URL": os.environ.get("MACHINE_MEMORY_REDIS", ""),
-            "COLUMNS": "100",
-            **variables,
-        },
+        env=environment(folder, **variables),
         capture_output=True,
         text=True,
         check=False,
@@ -72,7 +82,7 @@ def test_the_demo_kills_workers_and_loses_no_update(tmp_path: Path, kept_in: str
     assert row(demo.stdout, "Events handled") == 10 * 5 + 2 * 4
     assert row(demo.stdout, "Duplicates ignored") > 0
     assert {"database": "Machines in SQLite", "redis": "Machines in Redis, at redis://"}[kept_in] in demo.stdout
-    assert "Look next: python manage.py createsuperuser" in demo.stdout
+    assert "Look next: make serve" in demo.stdout
     assert "\x1b" not in demo.stdout
 
 
@@ -146,3 +156,94 @@ def test_the_demo_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[st
 
     assert demo.returncode == 1
     assert message in demo.stderr
+
+
+class AdminServer:
+    """The admin in a process of its own, and a browser that is logged in."""
+
+    def __init__(self, folder: Path) -> None:
+        self._output = folder / "output"
+        with self._output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "serve", "--port", "0"],
+                cwd=ROOT,
+                env=environment(folder, PYTHONUNBUFFERED="1"),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self._cookies = CookieJar()
+        self._browser = build_opener(HTTPCookieProcessor(self._cookies))
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Return what the process has said."""
+        deadline = time.monotonic() + 30
+        while not (found := re.search(pattern, self._output.read_text())):
+            assert time.monotonic() < deadline and self.process.poll() is None, self._output.read_text()
+            time.sleep(0.1)
+        return found
+
+    def log_in(self) -> None:
+        name, password = self.wait_for(r"log in as (\S+) with the password (\S+)").groups()
+        (address,) = self.wait_for(r"server at (\S+)").groups()
+        self._admin = f"{address}admin/"
+        self.page("login/")
+        (token,) = [cookie.value for cookie in self._cookies if cookie.name == "csrftoken"]
+        form = {"username": name, "password": password, "csrfmiddlewaretoken": token, "next": "/admin/"}
+        assert "Log out" in self.page("login/", form)
+
+    def page(self, path: str, form: dict[str, str | None] | None = None) -> str:
+        data = urlencode(form).encode() if form else None
+        with self._browser.open(self._admin + path, data, timeout=30) as response:
+            return str(response.read().decode())
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[AdminServer]:
+    server = AdminServer(tmp_path)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_admin_shows_leases_until_it_ends(tmp_path: Path, admin: AdminServer, ending: signal.Signals) -> None:
+    admin.log_in()
+    deadline = time.monotonic() + 30
+    while (page := admin.page("machine_memory/heldlock/")).count("mm-expired") < 2:
+        assert time.monotonic() < deadline, page
+        time.sleep(0.1)
+    assert sorted(re.findall(r":(packer-\d)<", page)) == [f"packer-{number}" for number in range(1, 6)]
+    assert page.count("mm-held") == 4
+
+    admin.process.send_signal(ending)
+    assert admin.process.wait(30) == 0
+    held_locks = "from machine_memory import memory; print(list(memory.held_locks()))"
+    assert manage(tmp_path, "shell", "-c", held_locks).stdout.endswith("[]\n")
+
+
+def test_a_worker_whose_lease_was_forced_is_refused(tmp_path: Path, admin: AdminServer) -> None:
+    admin.wait_for("server at")
+    forcing = "from machine_memory import memory; print(memory.force_unlock('express-0002'))"
+    assert manage(tmp_path, "shell", "-c", forcing).stdout.endswith("True\n")
+
+    admin.wait_for("packer-1: The lease of 'express-0002'")
+
+
+def test_the_admin_is_served_once(tmp_path: Path, admin: AdminServer) -> None:
+    admin.log_in()
+    again = manage(tmp_path, "serve", "--port", "0")
+
+    assert again.returncode == 1
+    assert "The admin is shown already" in again.stderr
+    assert "Log out" in admin.page("")
+
+
+@pytest.mark.parametrize("port", ["taken", "70000"])
+def test_a_port_that_cannot_be_used_is_refused_before_anything_is_done(tmp_path: Path, port: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = str(server.getsockname()[1]) if port == "taken" else port
+        refused = manage(tmp_path, "serve", "--port", number)
+
+    assert refused.returncode == 1
+    assert f"The port {number} cannot be used" in refused.stderr
+    assert os.listdir(tmp_path) == []

@@ -48,8 +48,7 @@ class Command(BaseCommand):
         report(console, audit, orders=orders, place=place)
         if not audit.passed(orders=orders, kills=kill):
             raise CommandError("An order is not complete, a lease was not taken over, or an update was lost.")
-        console.print("Look next: python manage.py createsuperuser")
-        console.print("           python manage.py runserver, and http://127.0.0.1:8000/admin/")
+        console.print("Look next: make serve")
 
 
 def _check(orders: int, workers: int, kill: int) -> None:
