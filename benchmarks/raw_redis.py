@@ -9,7 +9,7 @@ from benchmarks.contestants import expect
 from benchmarks.order import advance
 from benchmarks.raw import LABELS, OWNER, RAW, TTL, encode
 from machine_memory import lua
-from machine_memory.backends.redis import NAMESPACE
+from machine_memory.backends.redis_hashes import NAMESPACE
 
 
 class RawRedis:

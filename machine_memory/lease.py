@@ -216,7 +216,11 @@ class KeepAlive:
                     self._renew()
         except Exception as error:
             self._lease._lose(f"could not be kept alive ({type(error).__name__})")
-            logger.warning("lost the lease of %s: it could not be kept alive", quoted(self._lease.id), exc_info=True)
+            # What is refused says all there is to say; where it comes from helps with anything else alone.
+            unforeseen = not isinstance(error, LockLost)
+            logger.warning(
+                "lost the lease of %s: it could not be kept alive", quoted(self._lease.id), exc_info=unforeseen
+            )
         finally:
             self._lease._memory._close()
 

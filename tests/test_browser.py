@@ -82,7 +82,7 @@ def test_an_operator_finds_a_held_lock_releases_it_and_sees_the_log(
     visitor.sees("order-42")
     visitor.clicks("order-42")
     visitor.clicks("Force the release of its lease")
-    visitor.sees("Whoever holds these leases loses them at once")
+    visitor.sees("Whoever holds this lease loses it at once")
     visitor.types("reason", "the worker hangs" + Keys.ENTER)
     visitor.sees("Released 1 lease.")
     visitor.clicks("History")
@@ -99,7 +99,7 @@ def test_the_action_on_the_list_works_by_keyboard_alone(chrome: Chrome, live_ser
     chrome.find_element(By.CSS_SELECTOR, "#result_list tbody input").send_keys(Keys.SPACE)
     chrome.find_element(By.NAME, "action").send_keys("Force")
     chrome.find_element(By.NAME, "index").send_keys(Keys.ENTER)
-    visitor.sees("Whoever holds these leases loses them at once")
+    visitor.sees("Whoever holds this lease loses it at once")
     visitor.types("reason", "stuck" + Keys.ENTER)
     visitor.sees("Released 1 lease.")
     assert list(memory.held_locks()) == []

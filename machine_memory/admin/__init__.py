@@ -11,7 +11,7 @@ from django.urls import path
 from django.utils.translation import gettext as _
 
 from machine_memory.admin.display import machine_url
-from machine_memory.admin.lists import LeaseFilter, StatusFilter
+from machine_memory.admin.lists import HeldFilter, LeaseFilter, StatusFilter
 from machine_memory.admin.release import force_release
 from machine_memory.admin.window import Window
 from machine_memory.models import HeldLock, MachineRecord
@@ -25,7 +25,7 @@ RELATIVES = ["parent_shown", "root_shown", "children", "tree"]
 class MachineAdmin(Window):
     """Machines, and what each has written last."""
 
-    list_display = ["machine", "lease", "status_shown", "version", "written", "source_shown", "parent_shown", "fence"]
+    list_display = ["machine", "lease", "status_shown", "version", "written", "fence", "source_shown", "parent_shown"]
     list_filter = [LeaseFilter, StatusFilter]
     ordering = ["pk"]
     sortable_by = ["machine"]
@@ -90,8 +90,8 @@ class MachineAdmin(Window):
 class HeldLockAdmin(Window):
     """Machines that somebody has locked, the longest held first; expired leases among them."""
 
-    list_display = ["machine", "lease", "owner", "since", "until", "fence"]
-    list_filter = [LeaseFilter]
+    list_display = ["machine", "lease", "owner", "until", "since", "fence"]
+    list_filter = [HeldFilter]
     ordering = ["lease_acquired_at", "pk"]
     sortable_by = []
 

@@ -9,7 +9,18 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from machine_memory.admin.display import ago, badge, exactly, folded, link, list_url, machine_url, shortly, time_left
+from machine_memory.admin.display import (
+    NOTHING,
+    ago,
+    badge,
+    exactly,
+    folded,
+    link,
+    list_url,
+    machine_url,
+    shortly,
+    time_left,
+)
 from machine_memory.admin.lists import TREE
 from machine_memory.models import MachineQuerySet, MachineRecord
 
@@ -23,27 +34,27 @@ class Columns:
         return link(machine.pk)
 
     @admin.display(description=gettext_lazy("id"))
-    def machine_id(self, machine: MachineRecord) -> SafeString | None:
+    def machine_id(self, machine: MachineRecord) -> SafeString:
         return exactly(machine.pk)
 
     @admin.display(description=gettext_lazy("status"))
-    def status_shown(self, machine: MachineRecord) -> SafeString | None:
+    def status_shown(self, machine: MachineRecord) -> SafeString:
         return shortly(machine.status)
 
     @admin.display(description=gettext_lazy("source"))
-    def source_shown(self, machine: MachineRecord) -> SafeString | None:
+    def source_shown(self, machine: MachineRecord) -> SafeString:
         return shortly(machine.source)
 
     @admin.display(description=gettext_lazy("initiator"))
-    def initiator_shown(self, machine: MachineRecord) -> SafeString | None:
+    def initiator_shown(self, machine: MachineRecord) -> SafeString:
         return exactly(machine.initiator)
 
     @admin.display(description=gettext_lazy("last written"))
-    def written(self, machine: Any) -> SafeString | None:
+    def written(self, machine: Any) -> SafeString:
         return ago(machine.written_at, machine.now)
 
     @admin.display(description=gettext_lazy("created"))
-    def created(self, machine: Any) -> SafeString | None:
+    def created(self, machine: Any) -> SafeString:
         return ago(machine.created_at, machine.now)
 
     # The lease
@@ -53,40 +64,40 @@ class Columns:
         return badge(machine.lease_state)
 
     @admin.display(description=gettext_lazy("owner"))
-    def owner(self, machine: MachineRecord) -> SafeString | None:
+    def owner(self, machine: MachineRecord) -> SafeString:
         return exactly(machine.lease_owner)
 
     @admin.display(description=gettext_lazy("held since"))
-    def since(self, machine: Any) -> SafeString | None:
+    def since(self, machine: Any) -> SafeString:
         return ago(machine.lease_acquired_at, machine.now)
 
     @admin.display(description=gettext_lazy("held until"))
-    def until(self, machine: Any) -> SafeString | None:
+    def until(self, machine: Any) -> SafeString:
         return time_left(machine.lease_expires_at, machine.now)
 
     # The state, and where it comes from
 
     @admin.display(description=gettext_lazy("state"))
-    def state(self, machine: MachineRecord) -> SafeString | None:
+    def state(self, machine: MachineRecord) -> SafeString:
         if not machine.version:
-            return None
+            return NOTHING
         download = format_html('<a href="{}">{}</a>', machine_url("data", machine.pk), _("Download the whole as JSON"))
         return format_html("{}<p>{}</p>", folded(machine.data), download)
 
     @admin.display(description=gettext_lazy("parent"))
-    def parent_shown(self, machine: MachineRecord) -> SafeString | None:
-        return link(machine.parent) if machine.parent else None
+    def parent_shown(self, machine: MachineRecord) -> SafeString:
+        return link(machine.parent) if machine.parent else NOTHING
 
     @admin.display(description=gettext_lazy("root"))
-    def root_shown(self, machine: MachineRecord) -> SafeString | None:
-        return link(machine.root) if machine.root else None
+    def root_shown(self, machine: MachineRecord) -> SafeString:
+        return link(machine.root) if machine.root else NOTHING
 
     @admin.display(description=gettext_lazy("children"))
-    def children(self, machine: MachineRecord) -> SafeString | None:
+    def children(self, machine: MachineRecord) -> SafeString:
         return _links(_beside(machine).children_of(machine.pk), parent=machine.pk)
 
     @admin.display(description=gettext_lazy("tree"))
-    def tree(self, machine: MachineRecord) -> SafeString | None:
+    def tree(self, machine: MachineRecord) -> SafeString:
         return _links(_beside(machine).tree_of(machine.root or machine.pk), q=TREE + (machine.root or machine.pk))
 
 
@@ -94,10 +105,10 @@ def _beside(machine: MachineRecord) -> MachineQuerySet:
     return MachineRecord.objects.using(machine._state.db)
 
 
-def _links(machines: MachineQuerySet, **list_of_all: str) -> SafeString | None:
+def _links(machines: MachineQuerySet, **list_of_all: str) -> SafeString:
     ids = list(machines.order_by("pk").values_list("pk", flat=True)[: RELATIVES + 1])
     if not ids:
-        return None
+        return NOTHING
     items = format_html_join("", "<li>{}</li>", ((link(id),) for id in ids[:RELATIVES]))
     if len(ids) > RELATIVES:
         all_of_them = f"{list_url()}?{urlencode(list_of_all)}"

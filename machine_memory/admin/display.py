@@ -16,6 +16,7 @@ from django.utils.translation import ngettext
 
 from machine_memory.validation import visible
 
+NOTHING = SafeString("-")
 MAX_VALUES = 2_000
 """Values of a state; the download has them all."""
 MAX_TEXT = 2_000
@@ -34,12 +35,12 @@ def machine_url(view: str, id: str) -> str:
     return reverse(f"admin:machine_memory_machinerecord_{view}", args=[quote(id)])
 
 
-def exactly(text: str | None) -> SafeString | None:
+def exactly(text: str | None) -> SafeString:
     # <bdi>: what is written from right to left must not turn its surroundings around.
-    return None if text is None else format_html("<bdi>{}</bdi>", visible(text))
+    return NOTHING if text is None else format_html("<bdi>{}</bdi>", visible(text))
 
 
-def shortly(text: str | None) -> SafeString | None:
+def shortly(text: str | None) -> SafeString:
     """Show the beginning of a text, as in a list."""
     return exactly(text if text is None or len(text) <= MAX_LABEL else f"{text[:MAX_LABEL]}…")
 
@@ -53,9 +54,9 @@ def badge(state: str) -> SafeString:
     return format_html('<span class="mm-badge mm-{}">{}</span>', state, words[state])
 
 
-def ago(moment: datetime | None, now: datetime) -> SafeString | None:
+def ago(moment: datetime | None, now: datetime) -> SafeString:
     if moment is None:
-        return None
+        return NOTHING
     seconds = max(0, int((now - moment).total_seconds()))
     if seconds < MINUTE:
         age = ngettext("%(count)d second ago", "%(count)d seconds ago", seconds) % {"count": seconds}
@@ -64,11 +65,13 @@ def ago(moment: datetime | None, now: datetime) -> SafeString | None:
     return format_html('{} <span class="mm-moment">{}</span>', age, _at(moment))
 
 
-def time_left(moment: datetime | None, now: datetime) -> SafeString | None:
+def time_left(moment: datetime | None, now: datetime) -> SafeString:
     """Say until when a lease lasts, with the seconds left for the script that counts them down."""
     if moment is None:
-        return None
-    seconds = max(0, (moment - now).total_seconds())
+        return NOTHING
+    seconds = (moment - now).total_seconds()
+    if seconds <= 0:
+        return format_html('{} <span class="mm-moment">{}</span>', _("over"), _at(moment))
     return format_html(
         '<span class="mm-left" data-seconds="{}">{}</span> <span class="mm-moment">{}</span>',
         f"{seconds:.1f}",

@@ -35,6 +35,11 @@ class LeaseFilter(admin.SimpleListFilter):
         return getattr(queryset, value)() if value in ("held", "expired", "free") else queryset
 
 
+class HeldFilter(LeaseFilter):
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return super().lookups(request, model_admin)[:-1]
+
+
 class StatusFilter(admin.SimpleListFilter):
     """A status to be typed in."""
 
