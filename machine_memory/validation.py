@@ -1,6 +1,7 @@
 """What may go in beside state: checked in one place, before any query, alike for every backend."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import timedelta
@@ -25,6 +26,7 @@ MAX_AGE = 100 * 366 * 24 * 60 * 60.0
 MAX_BATCH = 10_000
 MAX_DEPTH = 100  # Python's own recursion ends somewhere above; MariaDB's at 31.
 QUOTED = 64
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -58,6 +60,16 @@ def ttl(value: object, argument: str = "ttl", *, least: float = MIN_TTL, most: f
     if not least <= seconds <= most:
         raise InvalidTTL(f"{argument} must be between {least:g} and {most:.15g} seconds, not {quoted(seconds)}.")
     return float(seconds)
+
+
+def duration(text: str, argument: str) -> float:
+    """Return the seconds of a duration as people write it: 90, 90s, 15m, 1h, 30d."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([smhdw]?)", text.strip(), re.ASCII)
+    if match is None:
+        raise InvalidTTL(
+            f"{argument} must be a number with s, m, h, d or w, such as 90s, 1h or 30d, not {quoted(text)}."
+        )
+    return ttl(float(match[1]) * _UNITS[match[2]], argument, least=0, most=MAX_AGE)
 
 
 Option = TypeVar("Option", int, float, bool)

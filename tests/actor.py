@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +52,11 @@ class Actor:
         assert self._process.stdout
         return json.loads(self._process.stdout.readline())
 
+    def answers(self) -> bool:
+        """Return whether an answer is there to be read."""
+        assert self._process.stdout
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
     def __call__(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         self.tell(verb, *args, **kwargs)
         return self.answer()
@@ -78,6 +84,22 @@ class Script:
         for turn in range(times):
             with self._memory.lease(ids[turn % len(ids)], wait=60) as lease:
                 lease.commit({"n": (lease.data or {"n": 0})["n"] + 1})
+        return times
+
+    def storm(self, ids: list[str], name: str, times: int) -> int:
+        """Count as above, with renewals; and finish machines of one's own, which may be purged once they are left."""
+        for turn in range(times):
+            with self._memory.lease(ids[turn % len(ids)], ttl=20, wait=60) as lease:
+                count = {"n": (lease.data or {"n": 0})["n"] + 1}
+                lease.renew()
+                with self._memory.lease(f"{name} {turn}", ttl=20, wait=60) as own:
+                    own.write({"status": "done", "turn": turn})
+                    own.renew()
+                    assert self._memory.read(own.id) == {"status": "done", "turn": turn}, (
+                        "it was purged while it was held"
+                    )
+                    own.commit({"status": "done", "turn": turn, "left": True})
+                lease.commit(count)
         return times
 
     def race(self, id: str, threads: int, at: float) -> int:

@@ -21,6 +21,8 @@ CACHES = {"redis": "redis", "redis as the least user": "redis-least"}
 """The aliases that the Redis servers have among the caches."""
 PREFIX = os.environ.setdefault("MACHINE_MEMORY_TEST_PREFIX", f"machine-memory-test-{os.getpid()}")
 """Of every key that the tests write."""
+DATABASE = PREFIX.replace("-", "_")
+"""The name of the database that a run of the tests makes for itself on each server."""
 LEAST = (
     "-@all +evalsha +eval +time +hmget +hget +hset +hsetnx +hdel +pexpireat +persist +del +scan +hstrlen"
     f" resetchannels resetkeys ~{PREFIX}:*"
@@ -40,7 +42,7 @@ def databases() -> dict[str, dict[str, Any]]:
             missing[name] = str(reason)
         else:
             os.environ[VARIABLES[name]] = url
-            found[name] = {"ENGINE": ENGINES[name], "TEST": {"DEPENDENCIES": []}, **_parsed(url)}
+            found[name] = {"ENGINE": ENGINES[name], "TEST": {"NAME": DATABASE, "DEPENDENCIES": []}, **_parsed(url)}
             # The same database, to be reached through a proxy of the tests: in plain text.
             plain = {"sslmode": "disable"} if name == "postgresql" else {}
             found[f"{name}-proxied"] = {**found[name], "TEST": {"MIRROR": name}, "OPTIONS": plain}

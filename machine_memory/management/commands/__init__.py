@@ -1,0 +1,1 @@
+"""The commands themselves: they parse and delegate."""
