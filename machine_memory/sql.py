@@ -117,3 +117,20 @@ WRITE_FIRST = """
         {root_of_parent}, {first_fence}, {now}, {now}
     {unless_present}
 """
+
+# What the doctor asks.
+CLOCK = {vendor: f"SELECT {now}" for vendor, now in NOW.items()}
+SESSION = {
+    "postgresql": """
+        SELECT name, setting FROM pg_settings WHERE name IN ('transaction_isolation', 'transaction_read_only')
+    """,
+    # The former names are those of MariaDB up to 11.0.
+    "mysql": """
+        SHOW VARIABLES WHERE Variable_name IN
+            ('tx_isolation', 'tx_read_only', 'transaction_isolation', 'transaction_read_only', 'read_only')
+    """,
+}
+"""Names and values."""
+TIME_ZONE = "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()), @@time_zone"
+BACKEND_PID = "SELECT PG_BACKEND_PID()"
+JOURNAL = "PRAGMA journal_mode"

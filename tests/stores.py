@@ -28,14 +28,15 @@ ORM = " through the ORM"
 
 
 @contextmanager
-def scratch_alias(like: str, **changes: Any) -> Iterator[str]:
-    """Yield an alias of the same database as another has, with these settings changed."""
-    connections.settings["scratch"] = {**connections[like].settings_dict, **changes}
+def set_up(alias: str, **settings: Any) -> Iterator[None]:
+    """Set up a database with these settings changed, on another connection."""
+    kept = connections[alias]
+    connections[alias] = type(kept)({**kept.settings_dict, **settings}, alias)
     try:
-        yield "scratch"
+        yield
     finally:
-        connections["scratch"].close()
-        del connections["scratch"], connections.settings["scratch"]
+        connections[alias].close()
+        connections[alias] = kept
 
 
 class Clock:

@@ -14,7 +14,7 @@ from django.test import override_settings
 from machine_memory import RedisMachineMemory
 from tests import servers
 from tests.redis_server import RedisServer, programs
-from tests.stores import scratch_alias
+from tests.stores import set_up
 
 ROOT = Path(__file__).parents[1]
 REDIS = "machine_memory.backends.redis.RedisMachineMemory"
@@ -31,11 +31,9 @@ def cache(location: Any = "redis://127.0.0.1", **options: Any) -> Any:
     return override_settings(CACHES={"default": params}, MACHINE_MEMORIES={"fast": {"BACKEND": REDIS}})
 
 
-def database(like: str = "default", options: Any = None, **settings: Any) -> dict[str, CheckMessage]:
-    """Return what is said of a memory in a database that is set up like another, with these settings."""
-    if options is not None:
-        settings["OPTIONS"] = options
-    with scratch_alias(like, **settings) as alias, override_settings(MACHINE_MEMORIES={"fast": using(alias)}):
+def database(alias: str = "default", **settings: Any) -> dict[str, CheckMessage]:
+    """Return what is said of a memory in a database with these settings changed."""
+    with set_up(alias, **settings), override_settings(MACHINE_MEMORIES={"fast": using(alias)}):
         return messages()
 
 
@@ -145,19 +143,19 @@ class TestDatabase:
     def test_a_database_with_a_transaction_around_each_request(self) -> None:
         found = database(ATOMIC_REQUESTS=True)
         assert list(found) == ["W201"]
-        assert str(found["W201"]).startswith("MACHINE_MEMORIES['fast']: (machine_memory.W201) The database 'scratch'")
+        assert str(found["W201"]).startswith("MACHINE_MEMORIES['fast']: (machine_memory.W201) The database 'default'")
 
-    def test_another_alias_with_a_transaction_around_each_request_is_quiet(self) -> None:
-        with scratch_alias("default", ATOMIC_REQUESTS=True), override_settings(MACHINE_MEMORIES={"fast": {}}):
+    def test_a_database_that_keeps_no_machines_may_have_one(self) -> None:
+        with set_up("default", ATOMIC_REQUESTS=True), override_settings(MACHINE_MEMORIES=TestInProcess.MEMORIES):
             assert messages() == {}
 
     @pytest.mark.parametrize("options", [{}, {"transaction_mode": None}, {"transaction_mode": "deferred"}])
     def test_sqlite_whose_transactions_begin_as_readers(self, options: Any) -> None:
-        assert list(database(options=options)) == ["W202"]
+        assert list(database(OPTIONS=options)) == ["W202"]
 
     @pytest.mark.parametrize("mode", ["immediate", "EXCLUSIVE"])
     def test_sqlite_whose_transactions_begin_as_writers_is_quiet(self, mode: str) -> None:
-        assert database(options={"transaction_mode": mode}) == {}
+        assert database(OPTIONS={"transaction_mode": mode}) == {}
 
     @pytest.mark.skipif("mariadb" in servers.missing, reason=str(servers.missing.get("mariadb")))
     @pytest.mark.parametrize(
@@ -170,7 +168,7 @@ class TestDatabase:
         ],
     )
     def test_mariadb_by_its_isolation(self, options: Any, ids: list[str]) -> None:
-        assert list(database("mariadb", options)) == ids
+        assert list(database("mariadb", OPTIONS=options)) == ids
 
 
 class TestInProcess:
