@@ -26,20 +26,22 @@ def examine(alias: str) -> Iterator[Finding]:
     except InvalidConfiguration as error:
         yield Finding(alias, "settings", ERROR, str(error))
         return
+    failures: tuple[type[Exception], ...] = (*memory.failures, MachineMemoryError, ImproperlyConfigured)
     for check, probe in _probes(memory):
-        failed = True
         try:
             verdicts = list(probe())
-            failed = False
-        except memory.failures as failure:
-            # The driver's own words may quote rows, or tell the address.
-            verdicts = [(ERROR, f"The store failed to answer this ({type(failure).__name__}).")]
-        except (MachineMemoryError, ImproperlyConfigured) as error:
-            verdicts = [(ERROR, str(error))]
-        for level, text in verdicts:
-            yield Finding(alias, check, level, text)
-        if failed and check in NEEDED:
-            return
+        except failures as failure:
+            yield Finding(alias, check, ERROR, _told(failure))
+            if check in NEEDED:
+                return
+        else:
+            yield from (Finding(alias, check, *verdict) for verdict in verdicts)
+
+
+def _told(failure: Exception) -> str:
+    if isinstance(failure, (MachineMemoryError, ImproperlyConfigured)):
+        return str(failure)
+    return f"The store failed to answer this ({type(failure).__name__})."  # A driver's own words may quote rows.
 
 
 def _probes(memory: BaseMachineMemory) -> Iterator[tuple[str, Probe]]:

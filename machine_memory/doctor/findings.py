@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from django.core import checks
+from django.core.checks import CheckMessage
 
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.exceptions import MachineMemoryError
@@ -32,14 +32,12 @@ class Finding:
     text: str
 
 
-def messages(found: Iterable[checks.CheckMessage], otherwise: str) -> Iterator[Verdict]:
-    """Yield what the system checks say, or that they say nothing."""
-    verdict = OK, otherwise
-    for message in found:
-        verdict = ERROR if message.is_serious() else WARNING, f"{message.msg} {message.hint} ({message.id})"
-        yield verdict
-    if verdict[0] == OK:
-        yield verdict
+def messages(found: Iterable[CheckMessage], otherwise: str) -> list[Verdict]:
+    """Return what the system checks say, or that they say nothing."""
+    return [
+        (ERROR if message.is_serious() else WARNING, f"{message.msg} {message.hint} ({message.id})")
+        for message in found
+    ] or [(OK, otherwise)]
 
 
 def clock(ask: Callable[[], float]) -> Iterator[Verdict]:

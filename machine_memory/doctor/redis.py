@@ -35,7 +35,7 @@ def now(memory: RedisMachineMemory) -> float:
     return seconds + microseconds / 1_000_000
 
 
-def server(memory: RedisMachineMemory) -> Iterator[Verdict]:
+def server(memory: RedisMachineMemory) -> list[Verdict]:
     return findings.messages(memory.check(deploy=True), "Redis keeps an append-only file, and evicts nothing.")
 
 
