@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PARTS = ("cycle", "peers", "throughput", "growth", "size", "validation", "memory")
+PARTS = ("cycle", "peers", "throughput", "growth", "size", "validation", "memory", "purge", "admin")
 
 
 def main() -> None:

