@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from example_project.fulfilment.shop.workers import SHIFTS
+from tests.browser import chromium, missing
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,10 +23,6 @@ WIDTH = 1200
 DEAD = sum(shift.dies for shift in SHIFTS)
 PATIENCE = 20
 """Seconds for the leases of the dead to expire."""
-QUIET = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +33,12 @@ class Server:
 
 
 def main() -> None:
+    if missing:
+        raise SystemExit(f"The pictures cannot be taken: there is {missing}.")
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         _serving(folder) as server,
-        _chromium(folder) as browser,
+        chromium(width=WIDTH) as browser,
     ):
         _log_in(browser, server)
         _open_when_expired(browser, f"{server.address}admin/machine_memory/heldlock/")
@@ -80,20 +78,6 @@ def _started(process: "subprocess.Popen[str]") -> Server:
             (name, password), *_ = re.findall(r"log in as (\S+) with the password (\S+)", said)
             return Server(address[1], name, password)
     raise SystemExit(said)
-
-
-@contextmanager
-def _chromium(folder: str) -> Iterator[webdriver.Chrome]:
-    """Start the browser of the system, with the driver of the system: nothing is downloaded."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        raise SystemExit("There is no chromium and chromedriver on the PATH.")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (*QUIET, f"--user-data-dir={folder}/chromium"):
-        options.add_argument(argument)
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as chromium:
-        yield chromium
 
 
 def _log_in(browser: webdriver.Chrome, server: Server) -> None:

@@ -15,7 +15,7 @@ missing = None if DRIVER and CHROMIUM else "no chromium and chromedriver on the 
 _AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 _QUIET = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
 
