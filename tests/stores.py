@@ -117,25 +117,30 @@ class Store(ABC):
         """Keep a lease that is shorter than a test alive for as long as the block lasts, where that can be done."""
         return nullcontext()
 
-    # What a store on a server has beside.
+    def close(self) -> None:  # noqa: B027  # Memory goes by itself.
+        """Leave nothing behind."""
 
-    decisive: bytes
-    """What is in every request that may change something."""
+
+class ServerStore(Store):
+    """A store that is reached over a network, or is a file."""
+
     question = b""
     """What is in every request that reads a state."""
     no_answer = ""
     """The driver's error where no server is."""
 
+    @property
+    @abstractmethod
+    def decisive(self) -> bytes:
+        """What is in every request that may change something."""
+
+    @abstractmethod
     def through_proxy(self) -> AbstractContextManager[tuple[BaseMachineMemory, Proxy]]:
         """Reach the same machines through a proxy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hang_up(self, memory: BaseMachineMemory) -> None:
         """Close the connections that a memory keeps."""
-        raise NotImplementedError
-
-    def close(self) -> None:  # noqa: B027  # Memory goes by itself.
-        """Leave nothing behind."""
 
 
 class SimpleStore(Store):
@@ -175,7 +180,7 @@ class SimpleStore(Store):
         return self.memory._machines
 
 
-class DatabaseStore(Store):
+class DatabaseStore(ServerStore):
     question = b"SELECT"
     no_answer = "OperationalError"
 
@@ -219,7 +224,7 @@ class DatabaseStore(Store):
             connections[self.alias].close()
 
     @property
-    def decisive(self) -> bytes:  # type: ignore[override]
+    def decisive(self) -> bytes:
         return STATEMENT if self.one_statement else COMMIT[self.name]
 
     @contextmanager
@@ -257,8 +262,7 @@ def sent_by(memory: BaseMachineMemory) -> Iterator[list[str]]:
         yield sent
 
 
-class RedisStore(Store):
-    decisive = b"EVALSHA"
+class RedisStore(ServerStore):
     question = b"HMGET"
     no_answer = "NotConnected"
 
@@ -297,6 +301,10 @@ class RedisStore(Store):
 
     def asked(self) -> AbstractContextManager[list[str]]:
         return sent_by(self.memory)
+
+    @property
+    def decisive(self) -> bytes:
+        return b"EVALSHA"
 
     def close(self) -> None:
         if keys := self._keys():

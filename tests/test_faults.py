@@ -6,18 +6,18 @@ import pytest
 
 from machine_memory import LockError, ReadError, UnknownOutcome, WriteError
 from tests.proxy import Proxy
-from tests.stores import Store
+from tests.stores import ServerStore
 
 
 class TestLostReplies:
     @pytest.fixture
-    def proxy(self, server: Store) -> Iterator[Proxy]:
+    def proxy(self, server: ServerStore) -> Iterator[Proxy]:
         with server.through_proxy() as (self.memory, proxy):
             self.memory.lock("warm up")
             self.memory.write("warm up", {})
             yield proxy
 
-    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, server: Store, proxy: Proxy) -> None:
+    def test_a_write_that_never_arrived_has_an_unknown_outcome(self, server: ServerStore, proxy: Proxy) -> None:
         server.memory.write("a", {"n": 1})
         proxy.before = server.decisive
         with pytest.raises(UnknownOutcome, match="The reply to the write of 'a' was lost: it may have been applied."):
@@ -25,7 +25,7 @@ class TestLostReplies:
 
         assert server.memory.read("a") == {"n": 1}
 
-    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, server: Store, proxy: Proxy) -> None:
+    def test_a_write_whose_reply_was_lost_has_an_unknown_outcome(self, server: ServerStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.after = server.decisive
         with pytest.raises(UnknownOutcome):
@@ -36,7 +36,7 @@ class TestLostReplies:
         assert record
         assert (record.data, record.version) == ({"n": 2}, 2)
 
-    def test_a_lease_whose_grant_was_lost_is_claimed(self, server: Store, proxy: Proxy) -> None:
+    def test_a_lease_whose_grant_was_lost_is_claimed(self, server: ServerStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.after = server.decisive
         with self.memory.lease("a") as lease:
@@ -47,7 +47,7 @@ class TestLostReplies:
             assert lease.commit({"n": 2}) == 2
         assert server.memory.read("a") == {"n": 2}
 
-    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, server: Store, proxy: Proxy) -> None:
+    def test_a_lock_that_never_arrived_is_an_error_and_no_lease(self, server: ServerStore, proxy: Proxy) -> None:
         self.memory.write("a", {"n": 1})
         proxy.before = server.decisive
         with pytest.raises(LockError):
@@ -55,7 +55,7 @@ class TestLostReplies:
 
         assert server.memory.lock("a") is True
 
-    def test_a_read_whose_reply_was_lost_is_repeated(self, server: Store, proxy: Proxy) -> None:
+    def test_a_read_whose_reply_was_lost_is_repeated(self, server: ServerStore, proxy: Proxy) -> None:
         server.memory.write("a", {"n": 1})
         proxy.after = server.question
         self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
@@ -64,7 +64,7 @@ class TestLostReplies:
         assert proxy.connections == 2
 
     def test_a_store_that_is_down_is_an_error_after_three_attempts_to_read(
-        self, server: Store, proxy: Proxy, caplog: pytest.LogCaptureFixture
+        self, server: ServerStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.memory.lock("a")
         server.hang_up(self.memory)

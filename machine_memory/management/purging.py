@@ -1,6 +1,7 @@
 """What the purging commands share: their options, which memories they are for, and the progress that they show."""
 
 import time
+from abc import ABC, abstractmethod
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ def duration_of(option: str) -> Callable[[str], float]:
     return parse
 
 
-class PurgeCommand(BaseCommand):
+class PurgeCommand(BaseCommand, ABC):
     """A command that purges each memory, or one of them."""
 
     example = ""
@@ -44,11 +45,12 @@ class PurgeCommand(BaseCommand):
         parser.add_argument("--batch-size", type=int, default=1000, metavar="N", help="Machines in one step (1000).")
         parser.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
 
-    def purge(self, memory: BaseMachineMemory, **options: Any) -> PurgeResult:
-        raise NotImplementedError
+    @abstractmethod
+    def purge(self, memory: BaseMachineMemory, **options: Any) -> PurgeResult: ...
 
+    @abstractmethod
     def summary(self, result: PurgeResult, *, dry_run: bool) -> str:
-        raise NotImplementedError
+        """Say what was done, in a line."""
 
     def handle(self, *, memory: str | None, verbosity: int, dry_run: bool, **options: Any) -> None:
         options = {name: options[name] for name in ("batch_size", *self.criteria)}
