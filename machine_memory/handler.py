@@ -61,9 +61,11 @@ def _build(alias: str) -> BaseMachineMemory:
     backend = _backend(params.pop("BACKEND", DEFAULT_BACKEND), f"{setting}['BACKEND']")
     options = _mapping(params.pop("OPTIONS", {}), f"{setting}['OPTIONS']")
     try:
-        return backend(**{name.lower(): value for name, value in params.items()}, **options)
-    except (TypeError, InvalidConfiguration) as error:
+        memory = backend(**{name.lower(): value for name, value in params.items()}, **options)
+    except (TypeError, ValueError, InvalidConfiguration) as error:
         raise InvalidConfiguration(f"{setting}: {error}") from error
+    memory.alias = alias
+    return memory
 
 
 def _backend(path: object, setting: str) -> type[BaseMachineMemory]:

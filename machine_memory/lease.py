@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from machine_memory import telemetry
 from machine_memory.encoding import decode
 from machine_memory.exceptions import LockLost, StoreError
 from machine_memory.records import EncodedData, Grant, Metadata
@@ -46,6 +47,7 @@ class Lease:
         self.fence = grant.fence
         self.version = grant.version
         self._data = grant.data
+        self._granted_at = time.monotonic()
         self._extend(ttl, asked_at)
 
     def __repr__(self) -> str:
@@ -133,6 +135,8 @@ class Lease:
             return self._memory._unlock(self.id, self)
 
     def _end(self, reason: str) -> None:
+        if self._over is None:
+            telemetry.held(self._memory.backend, self._memory.alias, time.monotonic() - self._granted_at)
         self._over = self._over or reason
         self._unsettled = self._memory._in_transaction()
 

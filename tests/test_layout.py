@@ -20,7 +20,7 @@ FLOORS = [
     {"records"},
     {"validation"},
     {"encoding"},
-    {"sql", "lua"},
+    {"sql", "lua", "telemetry"},
     {"clock", "contention", "fields", "redis_client"},
     {"models", "lease"},
     {"statements", "purge", "backends.primitives"},

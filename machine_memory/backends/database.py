@@ -39,6 +39,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
     ``one_statement=False``: take every step in the form of the ORM, as where the database has no other.
     """
 
+    backend = "database"
     failures = (Error,)
 
     def __init__(self, *, using: str = DEFAULT_DB_ALIAS, one_statement: bool = True, **options: Any) -> None:

@@ -20,6 +20,10 @@ class MemoryPrimitives(ABC):
 
     failures: ClassVar[tuple[type[Exception], ...]] = ()
     batch: ClassVar[int] = 500
+    backend: ClassVar[str] = "other"
+    """What telemetry calls this kind of store."""
+    alias = "-"
+    """The name of this memory in the settings, if it has one."""
 
     @abstractmethod
     def _read(self, id: str) -> object: ...

@@ -26,6 +26,7 @@ SCANNED = 1000
 class RedisHashes(BaseMachineMemory):
     """One hash for each machine."""
 
+    backend = "redis"
     failures = (RedisError,)
 
     def __init__(

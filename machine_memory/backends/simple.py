@@ -49,6 +49,8 @@ class _Machine:
 class SimpleMachineMemory(BaseMachineMemory):
     """Keep machines in this object alone; ``clock`` tells its time in seconds, and tests may move it."""
 
+    backend = "simple"
+
     def __init__(self, *, clock: Callable[[], float] = steady_time, **options: Any) -> None:
         super().__init__(**options)
         self._clock = clock

@@ -15,6 +15,7 @@ from machine_memory import exceptions as errors
 from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
 from machine_memory.lease import Lease
 from machine_memory.records import Change, Metadata
+from machine_memory.telemetry import Operation
 from machine_memory.validation import quoted
 
 logger = logging.getLogger("machine_memory")
@@ -37,6 +38,7 @@ class MemorySteps(MemoryPrimitives):
         max_data_bytes: int = 2 * 1024 * 1024,
         max_data_depth: int = 30,
         require_lease: bool = False,
+        telemetry_ids: bool = False,
     ) -> None:
         try:
             self.lock_ttl = validation.ttl(lock_ttl, "LOCK_TTL")
@@ -45,6 +47,7 @@ class MemorySteps(MemoryPrimitives):
         self.max_data_bytes = validation.option(max_data_bytes, "MAX_DATA_BYTES", int)
         self.max_data_depth = validation.option(max_data_depth, "MAX_DATA_DEPTH", int, most=validation.MAX_DEPTH)
         self.require_lease = validation.option(require_lease, "REQUIRE_LEASE", bool)
+        self.telemetry_ids = validation.option(telemetry_ids, "TELEMETRY_IDS", bool)
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(validation.option(read_attempts, "READ_ATTEMPTS", int))
             | tenacity.stop_before_delay(validation.option(read_budget, "READ_BUDGET", float)),
@@ -63,31 +66,31 @@ class MemorySteps(MemoryPrimitives):
         metadata: Metadata | None,
         release: bool = False,
     ) -> int:
-        text = encoding.encode(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
-        expected_version = validation.expected_version(expected_version)
-        metadata = validation.metadata(metadata, data)
-        if lease is not None:
-            lease._check()
-        elif self.require_lease:
-            raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
-        change = Change(
-            id=id,
-            data=text,
-            metadata=metadata,
-            token=token_of(lease),
-            expected_version=expected_version,
-            release=release,
-        )
-        with self._translating(errors.WriteError, "write", id):
+        with self._operation("commit" if release else "write", id, errors.WriteError, "write") as operation:
+            text = encoding.encode(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
+            change = Change(
+                id=id,
+                data=text,
+                metadata=validation.metadata(metadata, data),
+                token=token_of(lease),
+                expected_version=validation.expected_version(expected_version),
+                release=release,
+            )
+            if lease is not None:
+                lease._check()
+            elif self.require_lease:
+                raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
             version = self._write(change)
+            operation.wrote(text, version)
         if lease is not None:
             lease._wrote(text, version)
         return version
 
     def _attempt(self, id: str, ttl: float, owner: str) -> Lease | None:
         token, asked_at = secrets.token_hex(16), time.monotonic()
-        with self._translating(errors.LockError, "lock", id):
+        with self._operation("lock", id, errors.LockError) as operation:
             grant = self._acquire(id, token=token, owner=owner, ttl=ttl)
+            operation.locked(grant, ttl)
         if grant is None:
             return None
         lease = Lease(self, id, token=token, owner=owner, ttl=ttl, grant=grant, asked_at=asked_at)
@@ -108,17 +111,19 @@ class MemorySteps(MemoryPrimitives):
 
     def _renew_lease(self, lease: Lease, ttl: Seconds | None) -> None:
         seconds, asked_at = lease.ttl if ttl is None else validation.ttl(ttl), time.monotonic()
-        lease._check()
-        with self._translating(errors.LockError, "renew the lease of", lease.id):
-            renewed = self._renew(lease.id, token=lease._token, ttl=seconds)
-        if not renewed:
-            raise lock_lost(lease.id)
+        with self._operation("renew", lease.id, errors.LockError, "renew the lease of") as operation:
+            lease._check()
+            if not self._renew(lease.id, token=lease._token, ttl=seconds):
+                raise lock_lost(lease.id)
+            operation.outcome = "renewed"
+            operation.note(ttl=seconds, fence=lease.fence)
         lease._extend(seconds, asked_at)
 
     def _unlock(self, id: str, lease: Lease | None) -> bool:
         try:
-            with self._translating(errors.LockError, "unlock", id):
+            with self._operation("unlock", id, errors.LockError) as operation:
                 free = self._release(id, token=token_of(lease))
+                operation.outcome = "released" if free else "not_held"
         except errors.StoreError as error:
             failure = error.__cause__ or error
             logger.warning("could not unlock %s, its lease ends by the ttl: %s", quoted(id), type(failure).__name__)
@@ -130,39 +135,46 @@ class MemorySteps(MemoryPrimitives):
     def _ttl(self, ttl: Seconds | None) -> float:
         return self.lock_ttl if ttl is None else validation.ttl(ttl)
 
-    def _read_retrying(self, id: str, primitive: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._translating(errors.ReadError, "read", id):
+    def _read_retrying(self, name: str, id: str, primitive: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._operation(name, id, errors.ReadError, "read") as operation:
             try:
-                return primitive(*args, **kwargs)
+                found = primitive(*args, **kwargs)
             except self.failures as failure:
-                return self._retrying(_after(failure, primitive), *args, **kwargs)
+                try:
+                    found = self._retrying(_after(failure, primitive), *args, **kwargs)
+                finally:
+                    operation.retried(self._retrying.statistics["attempt_number"])
+            operation.outcome = "miss" if found is None else "hit"
+            return found
 
-    def _translating(self, error: type[errors.StoreError], verb: str, id: str) -> "_Translating":
-        return _Translating(self.failures, error, verb, id)
+    def _operation(self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None) -> "_Step":
+        return _Step(self, name, id, error, verb or name)
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
         return await sync_to_async(verb)(*args, **kwargs)
 
 
-class _Translating:
-    """Raises an error of this package in the place of a driver's. Not a generator: every step passes through here."""
+class _Step(Operation):
+    """An operation that raises an error of this package in the place of a driver's."""
 
     __slots__ = ("_error", "_failures", "_id", "_verb")
 
-    def __init__(
-        self, failures: tuple[type[Exception], ...], error: type[errors.StoreError], verb: str, id: str
-    ) -> None:
-        self._failures, self._error, self._verb, self._id = failures, error, verb, id
-
-    def __enter__(self) -> None:
-        pass
+    def __init__(self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str) -> None:
+        super().__init__(name, memory.backend, memory.alias, id if memory.telemetry_ids else None)
+        self._failures, self._error, self._verb, self._id = memory.failures, error, verb, id
 
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
-        if isinstance(failure, self._failures):
+        if not isinstance(failure, self._failures):
+            self.end(failure)
+            return
+        try:
             raise self._error(
                 f"The store failed to {self._verb} {quoted(self._id)} ({type(failure).__name__})."
             ) from failure
+        except errors.StoreError as error:
+            self.end(error)
+            raise
 
 
 def _after(failure: Exception, primitive: Callable[P, T]) -> Callable[P, T]:

@@ -26,7 +26,7 @@ class MemoryVerbs(MemorySteps):
         Raises ``ReadError`` when the store failed, after retries where they can help, and ``CorruptRecord``.
         """
         id = validation.machine_id(id)
-        return as_state(id, self._read_retrying(id, self._read, id))
+        return as_state(id, self._read_retrying("read", id, self._read, id))
 
     def write(
         self, id: str, data: dict[str, Any], *, expected_version: int | None = None, metadata: Metadata | None = None
@@ -92,7 +92,7 @@ class MemoryVerbs(MemorySteps):
     def record(self, id: str) -> Record | None:
         """Return all that is known of a machine's state; ``None``: no state was ever written. Raises as ``read``."""
         id = validation.machine_id(id)
-        record = self._read_retrying(id, self._record, id)
+        record = self._read_retrying("record", id, self._record, id)
         if record is not None:
             as_state(id, record.data)
         return record
@@ -104,10 +104,11 @@ class MemoryVerbs(MemorySteps):
         """
         id = validation.machine_id(id)
         lease = held(self, id)
-        if lease is not None:
-            lease._check()
-        with self._translating(errors.WriteError, "clean up", id):
+        with self._operation("cleanup", id, errors.WriteError, "clean up") as operation:
+            if lease is not None:
+                lease._check()
             self._remove(id, token=token_of(lease))
+            operation.outcome = "removed"
         if lease is not None:
             lease._end("was cleaned up")
             forget(lease)
@@ -120,16 +121,18 @@ class MemoryVerbs(MemorySteps):
         end. Raises ``LockError`` when the store failed.
         """
         id = validation.machine_id(id)
-        with self._translating(errors.LockError, "force-unlock", id):
-            return self._force_release(id, fence=fence)
+        with self._operation("force_unlock", id, errors.LockError, "force-unlock") as operation:
+            released = self._force_release(id, fence=fence)
+            operation.outcome = "released" if released else "not_held"
+            return released
 
     def held_locks(self) -> Iterator[LockInfo]:
         """Yield the live leases, by id, read in batches. Raises ``ReadError``."""
-        batch = self._read_retrying("", self._held_locks, "")
+        batch = self._read_retrying("held_locks", "", self._held_locks, "")
         yield from batch
         while len(batch) >= self.batch:
             after = batch[-1].id
-            batch = self._read_retrying(after, self._held_locks, after)
+            batch = self._read_retrying("held_locks", after, self._held_locks, after)
             yield from batch
 
     def purge_expired_locks(
@@ -148,8 +151,10 @@ class MemoryVerbs(MemorySteps):
         """
         seconds = validation.ttl(older_than, "older_than", least=0, most=validation.MAX_AGE)
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
-        with self._translating(errors.LockError, "purge", "expired locks"):
-            return _sum(self._purge_locks(older_than=seconds, batch_size=size, dry_run=dry_run), on_batch)
+        with self._operation("purge_expired_locks", "expired locks", errors.LockError, "purge") as operation:
+            total = _sum(self._purge_locks(older_than=seconds, batch_size=size, dry_run=dry_run), on_batch)
+            operation.outcome = "purged"
+            return total
 
     def purge_machines(
         self,
@@ -171,18 +176,20 @@ class MemoryVerbs(MemorySteps):
             tree=tree,
         )
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
-        with self._translating(errors.WriteError, "purge", "machines"):
-            return _sum(self._purge_machines(retention, batch_size=size, dry_run=dry_run), on_batch)
+        with self._operation("purge_machines", "machines", errors.WriteError, "purge") as operation:
+            total = _sum(self._purge_machines(retention, batch_size=size, dry_run=dry_run), on_batch)
+            operation.outcome = "purged"
+            return total
 
     def children(self, id: str) -> list[str]:
         """Return the ids of the machines that ``id`` started, sorted. Raises ``ReadError``."""
         id = validation.machine_id(id)
-        return self._read_retrying(id, self._children, id)
+        return self._read_retrying("children", id, self._children, id)
 
     def tree(self, root: str) -> list[str]:
         """Return the ids of all machines whose root is ``root``, itself included, sorted. Raises ``ReadError``."""
         root = validation.machine_id(root, "root")
-        return self._read_retrying(root, self._tree, root)
+        return self._read_retrying("tree", root, self._tree, root)
 
 
 def _sum(batches: Iterator[PurgeResult], on_batch: OnBatch | None) -> PurgeResult:
