@@ -5,21 +5,36 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from django.core.management import call_command
 from django.db import connections
 
 from benchmarks.order import order
+from benchmarks.settings import OF_THE_ADMIN
 from machine_memory import sql
 from machine_memory.encoding import encode
 from machine_memory.models import MachineRecord
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 HELD_EVERY = 100
-"""Of so many machines one is held where ``fill`` is told so: some live, some expired, spread over two hours."""
+NONE, SPREAD, NEWEST = "FALSE", f"n %% {HELD_EVERY} = 0", "n > {count} - 10000"
+"""Which machines ``fill`` puts under a lease: half of the leases are live, and half have expired."""
+FAMILY, CHILDREN = 1_000, 9
+"""Of so many machines the first is the parent of so many that follow."""
+RARE_EVERY = 10_000
+"""Of so many machines one has the status ``RARE``, and all the others ``COMMON``."""
+COMMON, RARE = "packed", "failed"
 TABLE = MachineRecord._meta.db_table
 STRIDE = 618_033_989
 """Coprime to the numbers of machines, so that ``ids`` comes to all of them, each time far from the last."""
+
+
+class Router:
+    """Lets the admin keep its users and sessions in ``default``, and the machines everywhere else."""
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
+        return (db == "default") == (app_label in OF_THE_ADMIN)
 
 
 def available() -> list[str]:
@@ -55,19 +70,22 @@ def machine_id(number: int) -> str:
     return f"order-{number:08}"
 
 
-def fill(alias: str, count: int, *, held: bool = False) -> None:
+def fill(alias: str, count: int, *, held: str = NONE) -> None:
     """Insert ``count`` machines with the usual state, before anybody else connects."""
     connection = connections[alias]
     vendor = connection.vendor
-    words = {name: text.format(count=count) for name, text in _WORDS[vendor].items()}
+    words = {name: text.format(count=count, n="n") for name, text in _WORDS[vendor].items()}
     later = sql.LATER[vendor].format(words["spread"])
-    lease = f"CASE WHEN n %% {HELD_EVERY} = 0 THEN {{}} END" if held else "NULL"
+    lease = f"CASE WHEN {held.format(count=count)} THEN {{}} END"
+    parent = _WORDS[vendor]["id"].format(n=f"(n - n %% {FAMILY})")
+    kin = f"CASE WHEN n %% {FAMILY} BETWEEN 1 AND {CHILDREN} THEN {parent} {{}} END"
     columns = {
         "id": words["id"],
         "data": "%(data)s" + ("::jsonb" if vendor == "postgresql" else ""),
         "version": "1",
-        "status": "'packed'",
-        "root": words["id"],
+        "status": f"CASE WHEN n %% {RARE_EVERY} = 0 THEN '{RARE}' ELSE '{COMMON}' END",
+        "parent": kin.format(""),
+        "root": kin.format(f"ELSE {words['id']}"),
         "fence": "n",
         "created_at": sql.NOW[vendor],
         "written_at": sql.NOW[vendor],
@@ -89,7 +107,7 @@ def fill(alias: str, count: int, *, held: bool = False) -> None:
             cursor.execute(statement)
 
 
-def fill_all(sizes: dict[str, int], *, held: bool = False) -> None:
+def fill_all(sizes: dict[str, int], *, held: str) -> None:
     """Fill the databases of the aliases side by side: it is the servers that work."""
 
     def fill_one(alias: str) -> None:
@@ -106,20 +124,20 @@ def fill_all(sizes: dict[str, int], *, held: bool = False) -> None:
 _WORDS = {
     "postgresql": {
         "numbers": "GENERATE_SERIES(1, {count}) n",
-        "id": "'order-' || LPAD(n::text, 8, '0')",
+        "id": "'order-' || LPAD({n}::text, 8, '0')",
         "token": "LPAD(n::text, 32, '0')",
         "spread": "n %% 7207 - 3600",
     },
     "mysql": {
         "numbers": "(SELECT CAST(seq AS SIGNED) AS n FROM seq_1_to_{count}) numbers",
-        "id": "CONCAT('order-', LPAD(n, 8, '0'))",
+        "id": "CONCAT('order-', LPAD({n}, 8, '0'))",
         "token": "LPAD(n, 32, '0')",
         "spread": "(n %% 7207 - 3600) * 1000000",
     },
     "sqlite": {
         "numbers": "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {count})"
         " SELECT n FROM numbers)",
-        "id": "PRINTF('order-%%08d', n)",
+        "id": "PRINTF('order-%%08d', {n})",
         "token": "PRINTF('%%032d', n)",
         "spread": "(n %% 7207 - 3600) || ' seconds'",
     },

@@ -21,6 +21,8 @@ USUAL_SECONDS = {
     "size": 19,
     "validation": 8,
     "memory": 14,
+    "purge": 15,
+    "admin": 50,
 }
 """What the parts take, for the progress bar; and all the parts there are, in their order."""
 QUICK = 0.1

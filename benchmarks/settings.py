@@ -34,8 +34,36 @@ def _databases(suffix: str) -> dict[str, dict[str, Any]]:
 
 SECRET_KEY = "for benchmarks alone"  # noqa: S105
 USE_TZ = True
-INSTALLED_APPS = ["machine_memory", "benchmarks"]
-DATABASES: dict[str, dict[str, Any]] = {"default": {}, **_databases("")}
+OF_THE_ADMIN = ("admin", "auth", "contenttypes", "messages", "sessions")
+INSTALLED_APPS = [*(f"django.contrib.{name}" for name in OF_THE_ADMIN), "machine_memory", "benchmarks"]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "static/"
+ALLOWED_HOSTS = ["testserver"]
+MIGRATION_MODULES = dict.fromkeys(OF_THE_ADMIN)  # Their tables are made in one go.
+DATABASE_ROUTERS = ["benchmarks.databases.Router"]
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {**_sqlite, "NAME": _folder / f"{SCRATCH}_users.sqlite3"},
+    **_databases(""),
+}
 if "postgresql" in DATABASES:
     # psycopg prepares nothing for Django without both.
     options = {"server_side_binding": True, "prepare_threshold": 0}

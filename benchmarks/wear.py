@@ -29,7 +29,7 @@ class Wear:
 def wear(alias: str, cycles: int) -> Wear:
     """Go through ``cycles`` on a thousand machines, in a scratch database that is there and empty."""
     try:
-        databases.fill(alias, MACHINES, held=True)
+        databases.fill(alias, MACHINES, held=databases.SPREAD)
         with lineup.on_store(alias, order(), forms=False) as contestants:
             before = storage.room(alias)
             for id in islice(databases.ids(MACHINES), cycles):

@@ -37,7 +37,7 @@ def measured(run: Run) -> Section:
     )
     with databases.scratch(*aliases):
         run.says(f"{sum(sizes):,} machines are inserted")
-        databases.fill_all(aliases, held=True)
+        databases.fill_all(aliases, held=databases.SPREAD)
         for name in names:
             race = run.race(f"growth, {databases.NAMES[name]}", [_contestant(name, size) for size in sizes], share=3)
             section.tables.append(_table(name, race, sizes))
