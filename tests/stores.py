@@ -302,6 +302,17 @@ class RedisStore(ServerStore):
     def asked(self) -> AbstractContextManager[list[str]]:
         return sent_by(self.memory)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        scan = RedisMachineMemory._scan
+
+        def at_the_beginning_of_time(memory: Any, *names: str) -> Iterator[Any]:
+            return ((id, 0, row) for id, _now, row in scan(memory, *names))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RedisMachineMemory, "_scan", at_the_beginning_of_time)
+            yield
+
     @property
     def decisive(self) -> bytes:
         return b"EVALSHA"

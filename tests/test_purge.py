@@ -123,6 +123,16 @@ class TestCommands:
             run(*arguments)
         assert sentence in str(refused.value)
 
+    def test_they_can_be_called_with_options_as_in_a_shell_or_in_numbers(self, shared_store: Store) -> None:
+        alias = shared_store.alias
+
+        for older_than in ("2h", 7200.0):
+            said = run("purge_expired_locks", memory=alias, older_than=older_than)
+            assert said == f"{alias}: ended 0 expired leases, deleted 0 machines without state.\n"
+        assert run("purge_machines", memory=alias, status="done", idle="30m") == f"{alias}: deleted 1 machines.\n"
+        with pytest.raises(CommandError, match="idle must be a number with s, m, h, d or w"):
+            run("purge_machines", memory=alias, status="done", idle="soon")
+
     def test_as_tasks_they_do_the_same(self, shared_store: Store) -> None:
         alias = shared_store.alias
         call: list[Any] = [getattr(task, "func", task) for task in (tasks.purge_expired_locks, tasks.purge_machines)]

@@ -1,10 +1,9 @@
 """What lists and pages show of a machine, one method for each column."""
 
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -22,7 +21,7 @@ from machine_memory.admin.display import (
     shortly,
     time_left,
 )
-from machine_memory.admin.lists import TREE, by_lease
+from machine_memory.admin.lists import TREE
 from machine_memory.models import MachineQuerySet, MachineRecord
 
 RELATIVES = 20
@@ -30,16 +29,6 @@ RELATIVES = 20
 
 
 class Columns:
-    ordering: ClassVar[Any]
-    sortable_by: ClassVar[Any]
-
-    def get_ordering(self, request: HttpRequest) -> Any:
-        # Where leases are few, and all at the end, a database that goes along the key reads the whole table for a page.
-        return ["lease_expires_at", "pk"] if self.ordering == ["pk"] and by_lease(request) else self.ordering
-
-    def get_sortable_by(self, request: HttpRequest) -> Any:
-        return [] if by_lease(request) else self.sortable_by
-
     @admin.display(description=gettext_lazy("machine"), ordering="pk")
     def machine(self, machine: MachineRecord) -> SafeString:
         return link(machine.pk)

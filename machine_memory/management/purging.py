@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.exceptions import InvalidConfiguration, InvalidTTL, StoreError
+from machine_memory.exceptions import InvalidTTL, MachineMemoryError
 from machine_memory.handler import memories
 from machine_memory.records import PurgeResult
 from machine_memory.validation import duration
@@ -35,6 +35,8 @@ class PurgeCommand(BaseCommand, ABC):
     example = ""
     criteria: tuple[str, ...] = ()
     """The options that say what is purged."""
+    durations: tuple[str, ...] = ()
+    """Those of them that are durations."""
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         kwargs |= {"epilog": f"Example: {self.example}"}
@@ -53,14 +55,23 @@ class PurgeCommand(BaseCommand, ABC):
         """Say what was done, in a line."""
 
     def handle(self, *, memory: str | None, verbosity: int, dry_run: bool, **options: Any) -> None:
-        options = {name: options[name] for name in ("batch_size", *self.criteria)}
+        # `call_command` hands its own options over as they are.
+        options = {name: self._parsed(name, options[name]) for name in ("batch_size", *self.criteria)}
         for alias in [memory] if memory else list(memories):
             try:
                 result = self._purge(alias, verbosity, dry_run=dry_run, **options)
-            except (StoreError, InvalidConfiguration) as error:
+            except MachineMemoryError as error:
                 raise CommandError(f"{alias}: {error}") from error
             if verbosity:
                 self.stdout.write(f"{alias}: {self.summary(result, dry_run=dry_run)}")
+
+    def _parsed(self, name: str, value: Any) -> Any:
+        if name not in self.durations or not isinstance(value, str):
+            return value
+        try:
+            return duration(value, name)
+        except InvalidTTL as error:
+            raise CommandError(str(error)) from None
 
     def _purge(self, alias: str, verbosity: int, **options: Any) -> PurgeResult:
         memory, terminal = memories[alias], self.stderr.isatty()

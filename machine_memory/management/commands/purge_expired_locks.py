@@ -14,7 +14,7 @@ class Command(PurgeCommand):
         "End leases that have expired, and delete machines that were locked but never written."
         " Leases end by themselves: this tidies up. A live lease is never touched."
     )
-    criteria = ("older_than",)
+    criteria = durations = ("older_than",)
     example = "manage.py purge_expired_locks --older-than 1h"
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -15,6 +15,7 @@ class Command(PurgeCommand):
         " their last write. A run that was interrupted can be repeated."
     )
     criteria = ("status", "idle", "tree")
+    durations = ("idle",)
     example = "manage.py purge_machines --status done --idle 30d --tree --dry-run"
 
     def add_arguments(self, parser: CommandParser) -> None:
