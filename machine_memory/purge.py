@@ -15,10 +15,9 @@ from machine_memory.records import PurgeResult, Retention
 
 def end_expired(machines: MachineQuerySet, *, older_than: float, batch_size: int) -> Iterator[PurgeResult]:
     """End leases that have been over for ``older_than`` seconds, and delete what was locked, but never written."""
-    found = batch_size
-    while found == batch_size:
+    found, expired = batch_size, machines.expired(for_seconds=older_than).order_by("lease_expires_at")
+    while found == batch_size and expired.exists():  # Nobody is to wait for a purge that has nothing to do.
         with _batch(machines):
-            expired = machines.expired(for_seconds=older_than).order_by("lease_expires_at")
             ids = list(_unused(expired).values_list("pk", flat=True)[:batch_size])
             rows = machines.filter(pk__in=ids).expired(for_seconds=older_than)
             deleted = rows.filter(version=0)._raw_delete(machines.db) if ids else 0
@@ -38,11 +37,11 @@ def delete_retired(
 ) -> Iterator[PurgeResult]:
     """Delete machines, or whole trees, by the order of their ids; as a dry run, only count them."""
     after, found = "", batch_size
-    while found == batch_size:
+    retired = machines.retired(retention.status, idle=retention.idle)
+    candidates = (retired.filter(pk=F("root")) if retention.tree else retired).order_by("pk")
+    while found == batch_size and candidates.filter(pk__gt=after).exists():  # As above.
         with _batch(machines, dry_run=dry_run):
-            retired = machines.retired(retention.status, idle=retention.idle)
-            first = retired.filter(pk=F("root")) if retention.tree else retired
-            first = first.filter(pk__gt=after).order_by("pk")
+            first = candidates.filter(pk__gt=after)
             ids = list(_unused(first, dry_run=dry_run).values_list("pk", flat=True)[:batch_size])
             found, after = len(ids), ids[-1] if ids else ""
             if retention.tree:

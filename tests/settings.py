@@ -48,7 +48,7 @@ DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": _folder / "machine-memory.sqlite3",
-        "OPTIONS": {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"},
+        "OPTIONS": {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE", "timeout": 20},
         # A file: every thread and process of a test is to see the same database.
         "TEST": {"NAME": _folder / f"machine-memory-test-{os.getpid()}.sqlite3"},
     },
