@@ -149,3 +149,19 @@ def test_no_page_goes_through_the_whole_table(alias: str, asked: dict[str, list[
     }
     assert {(page, query): through for (page, query), through in found.items() if page not in NEARLY_ALL} == {}
     assert all(" LIMIT " in query for _page, query in found)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_leases_are_listed_by_their_end_and_in_no_other_order() -> None:
+    now = datetime.now(UTC)
+    for number, id in enumerate("cab"):
+        expires_at = now + timedelta(hours=1 + number)
+        MachineRecord.objects.create(id=id, fence=1, created_at=now, lease_token=id, lease_expires_at=expires_at)
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    by_end, by_key = client.get(LISTS["held"]), client.get(MACHINES)
+
+    assert [machine.pk for machine in by_end.context["cl"].result_list] == ["c", "a", "b"]
+    assert [machine.pk for machine in by_key.context["cl"].result_list] == ["a", "b", "c"]
+    assert b'class="sortable' in by_key.content
+    assert b'class="sortable' not in by_end.content
