@@ -54,6 +54,7 @@ DATABASES: dict[str, dict[str, Any]] = {
     },
     **servers.databases(),
 }
+DATABASE_ROUTERS = ["tests.routers.OnlyMachinesElsewhere"]
 CACHES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     **servers.caches(),

@@ -129,7 +129,7 @@ def test_every_error_is_exported_and_says_what_it_means() -> None:
         assert error.__doc__ and error.__doc__.endswith(".")
 
 
-@every_database
+@pytest.mark.django_db(databases="__all__")
 def test_the_migrations_are_up_to_date() -> None:
     call_command("makemigrations", "machine_memory", check=True, dry_run=True, verbosity=0)
 

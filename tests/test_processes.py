@@ -69,7 +69,7 @@ def test_of_fifty_lockers_at_one_barrier_one_wins_ten_times_over(shared_store: S
             # The first five ids are absent, the others are known and free.
             id = f"race {number % 5}"
             shared_store.memory.force_unlock(id)
-            at = time.monotonic() + 0.5
+            at = time.monotonic() + 0.3
             for actor in actors:
                 actor.tell("race", id, 10, at)
             assert sum(actor.answer() for actor in actors) == 1, f"round {number}"
