@@ -30,7 +30,7 @@ class RawDriver(ABC):
         connection = connections[alias]
         self._page = Page(kind, connection)
         self._connection = self._connect(connection.get_connection_params(), connection.settings_dict["OPTIONS"])
-        self._common = {"owner": OWNER, "ttl": OFFSET[self._page.vendor](TTL), **LABELS}
+        self._common = {"owner": OWNER, "trace": None, "ttl": OFFSET[self._page.vendor](TTL), **LABELS}
         self._state = state
         self._token = ""
         self._acquire = self._text(self._page.acquire)
@@ -43,7 +43,7 @@ class RawDriver(ABC):
     def cycle(self, id: str) -> None:
         token, row = self._take(id)
         expect(row and row[0] == token)
-        _, text, version, _ = row
+        _, text, version, *_ = row
         state = json.loads(text)
         advance(state)
         self._save(self._commit, id, token, state, version)

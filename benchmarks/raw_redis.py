@@ -51,7 +51,7 @@ class RawRedis:
 
     def _take(self, id: str) -> tuple[str, Any]:
         token = secrets.token_hex(16)
-        return token, self._run(lua.ACQUIRE, id, token, OWNER, TTL * 1_000_000)
+        return token, self._run(lua.ACQUIRE, id, token, OWNER, TTL * 1_000_000, "")
 
     def _save(
         self, id: str, token: str, state: dict[str, Any], version: int | None = None, *, release: bool = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine_memory import telemetry
 from machine_memory.encoding import decode
-from machine_memory.exceptions import LockLost, StoreError
+from machine_memory.exceptions import LockLost, MachineMemoryError, StoreError
 from machine_memory.records import EncodedData, Grant, Metadata
 from machine_memory.validation import MAX_LABEL_LENGTH, quoted
 
@@ -49,6 +49,7 @@ class Lease:
         self._data = grant.data
         self._granted_at = time.monotonic()
         self._extend(ttl, asked_at)
+        telemetry.instruments.granted(self)
 
     def __repr__(self) -> str:
         return f"<Lease of {quoted(self.id)}, fence {self.fence}, {self.remaining:.3f} s left>"
@@ -136,12 +137,15 @@ class Lease:
 
     def _end(self, reason: str) -> None:
         if self._over is None:
-            telemetry.held(self._memory.backend, self._memory.alias, time.monotonic() - self._granted_at)
+            telemetry.held(self._memory, time.monotonic() - self._granted_at)
         self._over = self._over or reason
         self._unsettled = self._memory._in_transaction()
 
     def _may_be_live(self) -> bool:
         return self._over is None or self._unsettled
+
+    def _is_live(self) -> bool:
+        return self._over is None and self.remaining > 0
 
     def _forget_if_over(self) -> None:
         if self._over:
@@ -220,10 +224,13 @@ class KeepAlive:
                     self._renew()
         except Exception as error:
             self._lease._lose(f"could not be kept alive ({type(error).__name__})")
-            # What is refused says all there is to say; where it comes from helps with anything else alone.
-            unforeseen = not isinstance(error, LockLost)
+            # Of a failing store the kind is enough, and what its driver says may quote rows.
+            unforeseen = not isinstance(error, MachineMemoryError)
             logger.warning(
-                "lost the lease of %s: it could not be kept alive", quoted(self._lease.id), exc_info=unforeseen
+                "lost the lease of %s: it could not be kept alive (%s)",
+                self._lease._memory._logged(self._lease.id),
+                type(error.__cause__ or error).__name__,
+                exc_info=unforeseen,
             )
         finally:
             self._lease._memory._close()

@@ -34,21 +34,24 @@ _BASICS = """
     end
 
     local function end_lease()
-        redis.call('HDEL', key, 'lease_token', 'lease_owner', 'lease_acquired_at', 'lease_expires_at')
+        redis.call('HDEL', key,
+            'lease_token', 'lease_owner', 'lease_trace', 'lease_acquired_at', 'lease_expires_at')
     end
 """
 
-# Grants a lease and returns the machine with it. Asked again by the same token, as after a lost reply, it grants again.
-# A fence is never behind the clock: so it grows also where the hash, or the server's latest memory, was lost meanwhile.
+# Grants a lease and returns the machine with it, and the trace of an expired lease that it took over. Asked again by
+# the same token, as after a lost reply, it grants again. A fence is never behind the clock: so it grows also where the
+# hash, or the server's latest memory, was lost meanwhile.
 ACQUIRE = _script("""
-    local asking, owner, ends_at = ARGV[1], ARGV[2], now + ARGV[3]
+    local asking, owner, ends_at, trace = ARGV[1], ARGV[2], now + ARGV[3], ARGV[4]
     if holder ~= '' and holder ~= asking then return false end
+    local evicted = token and token ~= asking and (redis.call('HGET', key, 'lease_trace') or '')
     fence = math.max(fence + 1, now)
     redis.call('HSET', key, 'fence', fence, 'lease_token', asking, 'lease_owner', owner,
-        'lease_acquired_at', now, 'lease_expires_at', ends_at)
+        'lease_trace', trace, 'lease_acquired_at', now, 'lease_expires_at', ends_at)
     redis.call('HSETNX', key, 'created_at', now)
     expire_after(ends_at)
-    return {redis.call('HGET', key, 'data'), version, fence}
+    return {redis.call('HGET', key, 'data'), version, fence, evicted}
 """)
 
 # Extends a live lease of this token, and returns whether there was one.

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from django.apps import apps
 from django.db import IntegrityError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from machine_memory.clock import FirstFence, StoreTime
@@ -22,7 +23,14 @@ if not apps.is_installed("machine_memory"):
         " `manage.py migrate`."
     )
 
-NO_LEASE = {"lease_token": None, "lease_owner": None, "lease_acquired_at": None, "lease_expires_at": None}
+NO_LEASE = {
+    "lease_token": None,
+    "lease_owner": None,
+    "lease_trace": None,
+    "lease_evicted": None,
+    "lease_acquired_at": None,
+    "lease_expires_at": None,
+}
 
 
 class MachineQuerySet(models.QuerySet["MachineRecord"]):
@@ -70,7 +78,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def state(self, id: str) -> object:
         return self.filter(pk=id).values_list("data", flat=True).first()
 
-    def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+    def acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         """Grant a lease, in a transaction of its own.
 
         ``None``: somebody else holds the machine, or works on its row right now.
@@ -78,9 +86,16 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         skips = connections[self.db].features.has_select_for_update_skip_locked
         try:
             with nullcontext() if skips else bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
-                taken = self._take(id, token, owner, ttl, skips)
+                lease = {
+                    "lease_token": token,
+                    "lease_owner": owner,
+                    "lease_trace": trace,
+                    "lease_acquired_at": StoreTime(),
+                    "lease_expires_at": StoreTime(ttl),
+                }
+                taken = self._take(id, lease, skips)
                 if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
-                    taken = self._take(id, token, owner, ttl, skips)
+                    taken = self._take(id, lease, skips)
                 return self.granted(id, token=token) if taken else None
         except OperationalError as error:
             if is_contention(error):
@@ -88,23 +103,17 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             raise
 
     def granted(self, id: str, *, token: str) -> Grant | None:
-        row = self.filter(pk=id, lease_token=token).values_list("data", "version", "fence").first()
+        row = self.filter(pk=id, lease_token=token).values_list("data", "version", "fence", "lease_evicted").first()
         return Grant(*row) if row else None
 
-    def _take(self, id: str, token: str, owner: str, ttl: float, skips: bool) -> bool:
+    def _take(self, id: str, lease: Mapping[str, object], skips: bool) -> bool:
         available = self.filter(pk=id).open_to(None)
         # SQLite has no rows to skip, and there a transaction that reads first may not write once another has written.
         if skips and not available.select_for_update(skip_locked=True).values_list("pk"):
             return False
-        return bool(
-            available.update(
-                lease_token=token,
-                lease_owner=owner,
-                lease_acquired_at=StoreTime(),
-                lease_expires_at=StoreTime(ttl),
-                fence=F("fence") + 1,
-            )
-        )
+        # First what the lease before leaves: MySQL assigns in this order.
+        evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
+        return bool(available.update(fence=F("fence") + 1, lease_evicted=evicted, **lease))
 
     def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
@@ -196,6 +205,10 @@ class MachineRecord(models.Model):
     fence = models.BigIntegerField(help_text="The number of the latest lease; it only ever grows.")
     lease_token = ExactCharField(max_length=32, null=True)
     lease_owner = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
+    lease_trace = ExactCharField(max_length=55, null=True, help_text="Of the holder, as W3C's traceparent.")
+    lease_evicted = ExactCharField(
+        max_length=55, null=True, help_text="The trace of the expired lease that this one took over, or empty."
+    )
     lease_acquired_at = models.DateTimeField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()

@@ -99,3 +99,5 @@ class Grant:
     data: object
     version: int
     fence: int
+    evicted: str | None = None
+    """The trace of the expired lease that was taken over, empty where it has none; ``None``: there was none."""

@@ -1,7 +1,7 @@
 """The SQL of this package: the clock of each database, and one statement for each step.
 
 ``{name}`` stands for a column of the model or a fragment from this page, ``%(name)s`` for a parameter. Rows that say
-what was granted are token, data, version and fence.
+what was granted are token, data, version, fence, and what is known of an expired lease that was taken over.
 """
 
 # The database's own time, in UTC, at this statement. On PostgreSQL never CURRENT_TIMESTAMP, which stands still for a
@@ -43,16 +43,21 @@ WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 FRAGMENTS = {
     "open": "({lease_expires_at} IS NULL OR {lease_expires_at} <= {now})",
     "mine": "({lease_token} = %(token)s AND {lease_expires_at} > {now})",
-    "grant": "{lease_token}, {data}, {version}, {fence}",
-    "no_lease": "{lease_token} = NULL, {lease_owner} = NULL, {lease_acquired_at} = NULL, {lease_expires_at} = NULL",
+    "evicted": "CASE WHEN {lease_token} IS NOT NULL THEN COALESCE({lease_trace}, '') END",
+    "grant": "{lease_token}, {data}, {version}, {fence}, {lease_evicted}",
+    "no_lease": """
+        {lease_token} = NULL, {lease_owner} = NULL, {lease_trace} = NULL, {lease_evicted} = NULL,
+        {lease_acquired_at} = NULL, {lease_expires_at} = NULL
+    """,
     "new_lease": """
-        {fence} = {fence} + 1, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
-        {lease_acquired_at} = {now}, {lease_expires_at} = {later}
+        {fence} = {fence} + 1, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
+        {lease_trace} = %(trace)s, {lease_acquired_at} = {now}, {lease_expires_at} = {later}
     """,
     "insert_lease": """
         INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
-            {lease_token}, {lease_owner}, {lease_acquired_at}, {lease_expires_at})
-        SELECT %(id)s{text}, 0, {now}, {first_fence} + 1, %(token)s{text}, %(owner)s{text}, {now}, {later}
+            {lease_token}, {lease_owner}, {lease_trace}, {lease_acquired_at}, {lease_expires_at})
+        SELECT %(id)s{text}, 0, {now}, {first_fence} + 1,
+            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {now}, {later}
     """,
     "root_of_parent": """
         COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s{text}, %(id)s{text})
@@ -66,12 +71,15 @@ ACQUIRE = {
         WHERE {id} = (SELECT {id} FROM {table} WHERE {id} = %(id)s AND {open} FOR UPDATE SKIP LOCKED)
         RETURNING {grant}
     """,
-    # Returns the row, changed or not: the token tells. The expiry comes last, as assignments see those before them.
+    # Returns the row, changed or not: the token tells. Assignments see those before them: what was evicted is told
+    # before the token and the trace are new, and the expiry comes last.
     "mariadb": """
         {without_waiting} {insert_lease} ON DUPLICATE KEY UPDATE
             {fence} = IF({open}, {fence} + 1, {fence}),
+            {lease_evicted} = IF({open}, {evicted}, {lease_evicted}),
             {lease_token} = IF({open}, VALUES({lease_token}), {lease_token}),
             {lease_owner} = IF({open}, VALUES({lease_owner}), {lease_owner}),
+            {lease_trace} = IF({open}, VALUES({lease_trace}), {lease_trace}),
             {lease_acquired_at} = IF({open}, VALUES({lease_acquired_at}), {lease_acquired_at}),
             {lease_expires_at} = IF({open}, VALUES({lease_expires_at}), {lease_expires_at})
         RETURNING {grant}

@@ -91,9 +91,9 @@ class MachineStatements:
         row = self._row(self._page.read, {"id": id})
         return decode(row[0]) if row else None
 
-    def acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+    def acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         page = self._page
-        params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl)}
+        params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl), "trace": trace}
         if page.vendor == "sqlite":
             params["first_fence"] = host_microseconds()
         try:
@@ -152,8 +152,8 @@ class MachineStatements:
 def _grant(row: Any, token: str) -> Grant | None:
     if row is None or row[0] != token:
         return None
-    _, data, version, fence = row
-    return Grant(None if data is None else EncodedData(data), version, fence)
+    _, data, version, fence, evicted = row
+    return Grant(None if data is None else EncodedData(data), version, fence, evicted)
 
 
 def _columns(change: Change) -> dict[str, Any]:

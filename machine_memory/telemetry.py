@@ -4,19 +4,28 @@ Never data, tokens, or what a driver says; an id on spans alone, and only where 
 """
 
 import time
+from collections import Counter
+from collections.abc import Iterator
 from contextvars import Token
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from machine_memory.exceptions import LockLost, LockNotHeld, VersionConflict
 from machine_memory.records import Grant
 
-OUTCOMES: dict[type[Exception], str] = {LockLost: "lost", LockNotHeld: "not_held", VersionConflict: "conflict"}
-"""Of the errors that are answers; any other is an ``error``."""
+if TYPE_CHECKING:
+    from machine_memory.backends.primitives import MemoryPrimitives
+    from machine_memory.lease import Lease
+
+REFUSALS = (LockLost, LockNotHeld, VersionConflict)
+"""Errors that are answers."""
 
 
 class Instrument(NamedTuple):
@@ -24,7 +33,7 @@ class Instrument(NamedTuple):
     unit: str
     description: str
     boundaries: list[float] | None = None
-    """Of a histogram's buckets; a counter has none."""
+    """Of a histogram's buckets."""
 
 
 DURATION = Instrument(
@@ -39,6 +48,9 @@ HOLD = Instrument(
     "How long a lease was held, from its grant until it was given back.",
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600],
 )
+HELD = Instrument("machine_memory.lock.held", "{lease}", "The live leases of this process, by its own clock.")
+TAKEOVERS = Instrument("machine_memory.lock.takeovers", "{takeover}", "Locks that took over from an expired lease.")
+REFUSED = Instrument("machine_memory.write.refusals", "{refusal}", "Refused writes and cleanups; of zombies: `lost`.")
 RETRIES = Instrument("machine_memory.read.retries", "{retry}", "How often a read was repeated.")
 SIZE = Instrument(
     "machine_memory.data.size",
@@ -46,7 +58,7 @@ SIZE = Instrument(
     "The state of a write, as JSON.",
     [128, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304],
 )
-INSTRUMENTS = (DURATION, HOLD, RETRIES, SIZE)
+INSTRUMENTS = (DURATION, HOLD, HELD, TAKEOVERS, REFUSED, RETRIES, SIZE)
 
 
 class Instruments:
@@ -57,22 +69,43 @@ class Instruments:
             name, unit, description, boundaries = instrument
             return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=boundaries)
 
+        def counter(instrument: Instrument) -> metrics.Counter:
+            return meter.create_counter(instrument.name, instrument.unit, instrument.description)
+
         self.duration, self.hold, self.size = histogram(DURATION), histogram(HOLD), histogram(SIZE)
-        self.retries = meter.create_counter(RETRIES.name, RETRIES.unit, RETRIES.description)
+        self.takeovers, self.refusals, self.retries = counter(TAKEOVERS), counter(REFUSED), counter(RETRIES)
+        meter.create_observable_gauge(HELD.name, [self._held], HELD.unit, HELD.description)
+        self._leases: WeakValueDictionary[int, Lease] = WeakValueDictionary()
+        self._origins: set[tuple[str, str]] = set()
+        """Where there ever was a lease: from then on there are some, or none."""
+
+    def granted(self, lease: "Lease") -> None:
+        """Count a lease, for as long as it is live and somebody has it."""
+        self._leases[id(lease)] = lease
+        self._origins.add(_origin(lease._memory))
+
+    def _held(self, options: CallbackOptions) -> Iterator[Observation]:
+        references = self._leases.valuerefs()  # A copy: other threads take and release meanwhile.
+        leases = [lease for reference in references if (lease := reference())]
+        live = Counter(_origin(lease._memory) for lease in leases if lease._is_live())
+        for origin in list(self._origins):
+            yield Observation(live[origin], _about(*origin))
 
 
 tracer = trace.get_tracer("machine_memory")
 instruments = Instruments(metrics.get_meter("machine_memory"))
+_propagator = TraceContextTextMapPropagator()
 
 
 class Operation:
     """What one operation of a memory comes to. ``id``: to be put on its span."""
 
-    __slots__ = ("_about", "_name", "_shown_id", "_span", "_started", "_token", "outcome")
+    __slots__ = ("_about", "_memory", "_name", "_shown_id", "_span", "_started", "_token", "outcome")
 
-    def __init__(self, name: str, backend: str, alias: str, id: str | None) -> None:
+    def __init__(self, name: str, memory: "MemoryPrimitives", id: str | None) -> None:
         self._name = name
-        self._about: dict[str, str] = {"machine_memory.backend": backend, "machine_memory.alias": alias}
+        self._memory = memory
+        self._about = _about(*_origin(memory))
         self._shown_id = id
         self._token: Token[Context] | None = None
         self.outcome = "error"
@@ -88,9 +121,26 @@ class Operation:
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
         self.end(failure)
 
+    @property
+    def is_recorded(self) -> bool:
+        return self._token is not None
+
+    def trace(self) -> str | None:
+        """Return what others need to refer to this operation, as W3C's ``traceparent``."""
+        carrier: dict[str, str] = {}
+        if self.is_recorded:
+            _propagator.inject(carrier)
+        return carrier.get("traceparent")
+
+    def link(self, trace_of_another: str | None) -> None:
+        """Refer to another operation by what its ``trace`` said."""
+        if self.is_recorded and trace_of_another:
+            there = _propagator.extract({"traceparent": trace_of_another}, Context())
+            self._span.add_link(trace.get_current_span(there).get_span_context())
+
     def note(self, **details: AttributeValue | None) -> None:
         """Say more of it, on its span alone."""
-        if self._token is not None:
+        if self.is_recorded:
             for name, value in details.items():
                 if value is not None:
                     self._span.set_attribute(f"machine_memory.{name}", value)
@@ -99,15 +149,23 @@ class Operation:
         self.note(ttl=ttl)
         if grant is None:
             self.outcome = "denied"
-        else:
-            self.outcome = "acquired"
-            self.note(fence=grant.fence, version=grant.version)
+            return
+        self.outcome = "acquired"
+        self.note(fence=grant.fence, version=grant.version)
+        if grant.evicted is not None:
+            instruments.takeovers.add(1, self._about)
+            self.link(grant.evicted)
 
     def wrote(self, text: str, version: int) -> None:
         self.outcome = "written"
         size = len(text) if text.isascii() else len(text.encode())
         instruments.size.record(size, self._about)
         self.note(bytes=size, version=version)
+
+    def refused(self, refusal: Exception) -> str:
+        outcome = _outcome_of(refusal)
+        instruments.refusals.add(1, self._about | {"machine_memory.outcome": outcome})
+        return outcome
 
     def retried(self, attempts: int) -> None:
         instruments.retries.add(attempts - 1, self._about)
@@ -116,7 +174,7 @@ class Operation:
     def end(self, failure: BaseException | None) -> None:
         about = self._about | {"machine_memory.operation": self._name}
         if failure is not None:
-            self.outcome = next((name for kind, name in OUTCOMES.items() if isinstance(failure, kind)), "error")
+            self.outcome = _outcome_of(failure)
             if self.outcome == "error":
                 about["error.type"] = type(failure.__cause__ or failure).__name__
         about["machine_memory.outcome"] = self.outcome
@@ -124,11 +182,32 @@ class Operation:
         if self._token is not None:
             context.detach(self._token)
             self._span.set_attributes(about)
+            if self._memory.system:
+                self._span.set_attribute("db.system.name", self._memory.system)
             if self.outcome == "error":
                 self._span.set_status(StatusCode.ERROR)
             self._span.end()
 
 
-def held(backend: str, alias: str, seconds: float) -> None:
+def _outcome_of(failure: BaseException) -> str:
+    match failure:
+        case LockLost():
+            return "lost"
+        case LockNotHeld():
+            return "not_held"
+        case VersionConflict():
+            return "conflict"
+    return "error"
+
+
+def held(memory: "MemoryPrimitives", seconds: float) -> None:
     """Record how long a lease was held."""
-    instruments.hold.record(seconds, {"machine_memory.backend": backend, "machine_memory.alias": alias})
+    instruments.hold.record(seconds, _about(*_origin(memory)))
+
+
+def _origin(memory: "MemoryPrimitives") -> tuple[str, str]:
+    return memory.backend, memory.alias
+
+
+def _about(backend: str, alias: str) -> dict[str, str]:
+    return {"machine_memory.backend": backend, "machine_memory.alias": alias}

@@ -79,12 +79,12 @@ class DatabaseMachineMemory(BaseMachineMemory):
             raise
         raise WriteError(f"{quoted(change.id)} kept changing while it was written. Nothing was changed. Lock it first.")
 
-    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         connection = self._mend_connection()
         steps, session = self._steps(connection), _session(connection)
         _refuse_in_transaction(connection, f"Locking {quoted(id)}")
         try:
-            return steps.acquire(id, token=token, owner=owner, ttl=ttl)
+            return steps.acquire(id, token=token, owner=owner, ttl=ttl, trace=trace)
         except Error:
             grant = self._claim(id, token) if _is_lost(session, connection) else None
             if grant is None:
@@ -97,6 +97,10 @@ class DatabaseMachineMemory(BaseMachineMemory):
             return self._steps(self._mend_connection()).granted(id, token=token)
         except Error:
             return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
+
+    def _holder_trace(self, id: str) -> str | None:
+        trace: str | None = self._machines.held().filter(pk=id).values_list("lease_trace", flat=True).first()
+        return trace
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         connection = self._mend_connection()
@@ -167,6 +171,12 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _close(self) -> None:
         self._connection.close()
+
+    @property
+    def system(self) -> str:
+        """Return OpenTelemetry's name of the database; MariaDB is told from MySQL once it has been asked anything."""
+        known = vars(self._connection)
+        return "mariadb" if known.get("mysql_is_mariadb") else self._connection.vendor
 
     @property
     def _machines(self) -> "MachineQuerySet":

@@ -25,6 +25,11 @@ class MemoryPrimitives(ABC):
     alias = "-"
     """The name of this memory in the settings, if it has one."""
 
+    @property
+    def system(self) -> str | None:
+        """OpenTelemetry's name of the database, if it is one."""
+        return None
+
     @abstractmethod
     def _read(self, id: str) -> object: ...
 
@@ -36,7 +41,11 @@ class MemoryPrimitives(ABC):
         """Write in one atomic step and return the new version, or raise the ``refusal``."""
 
     @abstractmethod
-    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None: ...
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None: ...
+
+    def _holder_trace(self, id: str) -> str | None:
+        """Return the ``trace`` that the live lease was acquired with."""
+        return None
 
     @abstractmethod
     def _renew(self, id: str, *, token: str, ttl: float) -> bool: ...

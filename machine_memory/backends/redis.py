@@ -61,15 +61,18 @@ class RedisMachineMemory(RedisHashes):
         (root,) = self._values(parent, "root")
         return root or parent
 
-    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         try:
-            row = self._run(lua.ACQUIRE, id, token, owner, microseconds(ttl))
+            row = self._run(lua.ACQUIRE, id, token, owner, microseconds(ttl), trace)
         except ConnectionError as failure:
             grant = self._claim(id, token) if redis_client.is_reply_lost(failure) else None
             if grant is None:
                 raise
             return grant
-        return _grant(as_text(row[0]), *row[1:]) if row else None
+        if not row:
+            return None
+        data, version, fence, evicted = row
+        return _grant(as_text(data), version, fence, as_text(evicted))
 
     def _claim(self, id: str, token: str) -> Grant | None:
         """Find the lease that was granted with a reply that never came."""
@@ -78,6 +81,12 @@ class RedisMachineMemory(RedisHashes):
         except RedisError:
             return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
         return _grant(*row) if holder == token else None
+
+    def _holder_trace(self, id: str) -> str | None:
+        # Of a lease that is over by now, too: it was live a moment ago, when the lock was denied.
+        trace: str | None
+        (trace,) = self._values(id, "lease_trace")
+        return trace
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         return bool(self._run(lua.RENEW, id, token, microseconds(ttl)))
@@ -165,5 +174,5 @@ class RedisMachineMemory(RedisHashes):
         return int(version)
 
 
-def _grant(data: str | None, version: str | int, fence: str | int) -> Grant:
-    return Grant(None if data is None else EncodedData(data), int(version), int(fence))
+def _grant(data: str | None, version: str | int, fence: str | int, evicted: str | None = None) -> Grant:
+    return Grant(None if data is None else EncodedData(data), int(version), int(fence), evicted)

@@ -40,6 +40,11 @@ class RedisHashes(BaseMachineMemory):
             self._namespace = key_prefix + NAMESPACE
         self._client = redis_client.one_attempt(redis_client.client_of(cache) if client is None else client)
 
+    @property
+    def system(self) -> str:
+        """OpenTelemetry's name of Redis."""
+        return "redis"
+
     def _key(self, id: str) -> str:
         # Of letters, digits and _.-~% alone: no id can reach into another key, a hash tag or a pattern.
         return self._namespace + (id if _PLAIN(id) else quote(id, safe=""))

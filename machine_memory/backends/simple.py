@@ -30,6 +30,7 @@ def steady_time() -> float:
 class _Lease:
     token: str
     owner: str
+    trace: str | None
     locked_at: float
     expires_at: float
 
@@ -104,15 +105,21 @@ class SimpleMachineMemory(BaseMachineMemory):
                 machine.lease = None
             return machine.version
 
-    def _acquire(self, id: str, *, token: str, owner: str, ttl: float) -> Grant | None:
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         with self._mutex:
             machine = self._machines.get(id) or self._add(id)
             if self._live_token(machine):
                 return None
+            evicted = (machine.lease.trace or "") if machine.lease else None
             now = self._clock()
-            machine.lease = _Lease(token=token, owner=owner, locked_at=now, expires_at=now + ttl)
+            machine.lease = _Lease(token=token, owner=owner, trace=trace, locked_at=now, expires_at=now + ttl)
             machine.fence += 1
-            return Grant(json.loads(machine.data), machine.version, machine.fence)
+            return Grant(json.loads(machine.data), machine.version, machine.fence, evicted)
+
+    def _holder_trace(self, id: str) -> str | None:
+        with self._mutex:
+            machine = self._machines.get(id)
+            return machine.lease.trace if machine and machine.lease and self._live_token(machine) else None
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         with self._mutex:

@@ -4,6 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ from machine_memory import exceptions as errors
 from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
 from machine_memory.lease import Lease
 from machine_memory.records import Change, Metadata
-from machine_memory.telemetry import Operation
+from machine_memory.telemetry import REFUSALS, Operation
 from machine_memory.validation import quoted
 
 logger = logging.getLogger("machine_memory")
@@ -89,8 +90,12 @@ class MemorySteps(MemoryPrimitives):
     def _attempt(self, id: str, ttl: float, owner: str) -> Lease | None:
         token, asked_at = secrets.token_hex(16), time.monotonic()
         with self._operation("lock", id, errors.LockError) as operation:
-            grant = self._acquire(id, token=token, owner=owner, ttl=ttl)
+            grant = self._acquire(id, token=token, owner=owner, ttl=ttl, trace=operation.trace())
             operation.locked(grant, ttl)
+            if grant is None:
+                self._link_holder(id, operation)
+            elif grant.evicted is not None:
+                logger.warning("took over %s from a lease that expired (fence %d)", self._logged(id), grant.fence)
         if grant is None:
             return None
         lease = Lease(self, id, token=token, owner=owner, ttl=ttl, grant=grant, asked_at=asked_at)
@@ -98,6 +103,11 @@ class MemorySteps(MemoryPrimitives):
             lease._release()
             raise errors.LockError(f"The store took longer to lock {quoted(id)} than the ttl of {ttl:g} s.")
         return lease
+
+    def _link_holder(self, id: str, operation: Operation) -> None:
+        if operation.is_recorded:
+            with suppress(*self.failures):  # The lock is denied, whether or not it can be told who has it.
+                operation.link(self._holder_trace(id))
 
     def _granted(self, id: str, lease: Lease | None) -> Lease:
         if lease is None:
@@ -126,7 +136,9 @@ class MemorySteps(MemoryPrimitives):
                 operation.outcome = "released" if free else "not_held"
         except errors.StoreError as error:
             failure = error.__cause__ or error
-            logger.warning("could not unlock %s, its lease ends by the ttl: %s", quoted(id), type(failure).__name__)
+            logger.warning(
+                "could not unlock %s, its lease ends by the ttl: %s", self._logged(id), type(failure).__name__
+            )
             return False
         if lease is not None:
             lease._end("was released")
@@ -147,6 +159,10 @@ class MemorySteps(MemoryPrimitives):
             operation.outcome = "miss" if found is None else "hit"
             return found
 
+    def _logged(self, id: str) -> str:
+        """Return the name of a machine for logs, which is as private there as on spans."""
+        return quoted(id) if self.telemetry_ids else "a machine"
+
     def _operation(self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None) -> "_Step":
         return _Step(self, name, id, error, verb or name)
 
@@ -158,13 +174,17 @@ class MemorySteps(MemoryPrimitives):
 class _Step(Operation):
     """An operation that raises an error of this package in the place of a driver's."""
 
-    __slots__ = ("_error", "_failures", "_id", "_verb")
+    __slots__ = ("_error", "_failures", "_id", "_logged", "_verb")
 
     def __init__(self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str) -> None:
-        super().__init__(name, memory.backend, memory.alias, id if memory.telemetry_ids else None)
+        super().__init__(name, memory, id if memory.telemetry_ids else None)
         self._failures, self._error, self._verb, self._id = memory.failures, error, verb, id
+        self._logged = memory._logged(id)
 
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
+        if isinstance(failure, REFUSALS) and self._error is errors.WriteError:
+            outcome = self.refused(failure)
+            logger.warning("refused to %s %s: %s", self._verb, self._logged, outcome)
         if not isinstance(failure, self._failures):
             self.end(failure)
             return

@@ -50,6 +50,20 @@ class Migration(migrations.Migration):
                 ("fence", models.BigIntegerField(help_text="The number of the latest lease; it only ever grows.")),
                 ("lease_token", machine_memory.fields.ExactCharField(max_length=32, null=True)),
                 ("lease_owner", machine_memory.fields.ExactCharField(max_length=255, null=True)),
+                (
+                    "lease_trace",
+                    machine_memory.fields.ExactCharField(
+                        help_text="Of the holder, as W3C's traceparent.", max_length=55, null=True
+                    ),
+                ),
+                (
+                    "lease_evicted",
+                    machine_memory.fields.ExactCharField(
+                        help_text="The trace of the expired lease that this one took over, or empty.",
+                        max_length=55,
+                        null=True,
+                    ),
+                ),
                 ("lease_acquired_at", models.DateTimeField(null=True)),
                 ("lease_expires_at", models.DateTimeField(null=True)),
                 ("created_at", models.DateTimeField()),
