@@ -606,7 +606,7 @@ class TestRenew:
                 lease.commit({})
             with pytest.raises(LockLost, match="could not be kept alive"):
                 store.memory.write("a", {})
-        assert "lost the lease of 'a'" in caplog.text
+        assert "lost the lease of a machine: it could not be kept alive (LockLost)" in caplog.text
 
 
 class TestFence:

@@ -278,7 +278,7 @@ class TestConnections:
         with caplog.at_level(logging.WARNING, logger="machine_memory"):
             assert database.memory.unlock("a") is False
 
-        assert caplog.messages == ["could not unlock 'a', its lease ends by the ttl: OperationalError"]
+        assert caplog.messages == ["could not unlock a machine, its lease ends by the ttl: OperationalError"]
         assert database.memory.unlock("a") is True
         assert list(database.memory.held_locks()) == []
 

@@ -107,7 +107,7 @@ class TestKeepAlive:
             lease_is_lost(lease)
             with pytest.raises(LockLost, match=r"The lease of 'a' could not be kept alive \(LockError\)"):
                 lease.write({})
-        assert "lost the lease of 'a': it could not be kept alive" in caplog.text
+        assert "lost the lease of a machine: it could not be kept alive (Failure)" in caplog.text
 
     def test_whatever_ends_the_thread_loses_the_lease(self, caplog: pytest.LogCaptureFixture) -> None:
         memory = Deficient()

@@ -1,31 +1,37 @@
 """What OpenTelemetry is told of each operation, on every store, and what it is never told."""
 
 import asyncio
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import pytest
+from django.db import OperationalError, connections
+from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from machine_memory import (
+    BaseMachineMemory,
     InvalidData,
     LockLost,
     LockNotHeld,
-    ReadError,
+    MachineMemoryError,
     SimpleMachineMemory,
     VersionConflict,
     memories,
     telemetry,
 )
-from tests.conftest import Worker, asynchronous
-from tests.stores import Store
+from tests.conftest import Worker, asynchronous, in_thread
+from tests.stores import DATABASES, DatabaseStore, SimpleStore, Store
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CANARY = "canary-7f3a"
@@ -47,14 +53,16 @@ class Told:
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self._exporter.get_finished_spans()
 
-    def outcomes(self) -> list[str]:
-        """Return operation and outcome of each span, and forget them."""
-        told = [
-            f"{span.name.removeprefix('machine_memory.')} {(span.attributes or {})['machine_memory.outcome']!s}"
-            for span in self.spans()
-        ]
+    def last(self) -> ReadableSpan:
+        return self.spans()[-1]
+
+    def forget(self) -> None:
         self._exporter.clear()
-        return told
+
+    def outcomes(self) -> list[str]:
+        """Return operation and outcome of each span."""
+        named = [span for span in self.spans() if span.name.startswith("machine_memory.")]
+        return [f"{attribute(span, 'operation')} {attribute(span, 'outcome')}" for span in named]
 
     def metrics(self) -> dict[str, Any]:
         data = self._reader.get_metrics_data()
@@ -63,211 +71,485 @@ class Told:
         scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
+    def points(self, name: str) -> list[tuple[Any, dict[str, Any]]]:
+        """Return the numbers of a counter or gauge, with what they are about."""
+        metric = self.metrics().get(f"machine_memory.{name}")
+        return [(point.value, dict(point.attributes)) for point in metric.data.data_points] if metric else []
+
+
+def attribute(span: ReadableSpan, name: str) -> Any:
+    return (span.attributes or {})[f"machine_memory.{name}"]
+
+
+def position(context: SpanContext | None) -> tuple[int, int] | None:
+    """Return trace and span: what comes back from a store is the same, but marked as from elsewhere."""
+    return context and (context.trace_id, context.span_id)
+
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return Told(monkeypatch)
 
 
-def test_each_operation_tells_its_outcome(store: Store, worker: Worker, told: Told) -> None:
-    memory = store.memory
-    memory.read("a")
-    with memory.lease("a") as lease:
+def about(store: Store) -> dict[str, str]:
+    """Return what every measurement at this store says."""
+    return {"machine_memory.alias": "-", "machine_memory.backend": store.memory.backend}
+
+
+def system(store: Store) -> dict[str, str]:
+    if isinstance(store, SimpleStore):
+        return {}
+    return {"db.system.name": store.name if store.name in DATABASES else "redis"}
+
+
+class Case(NamedTuple):
+    """An operation that comes to an outcome, and what else its span says."""
+
+    called: str
+    details: dict[str, Any]
+    act: Callable[[Store, Worker], Any]
+    refusal: type[MachineMemoryError] | None = None
+
+
+def held_by_worker(store: Store, worker: Worker) -> BaseMachineMemory:
+    worker.lock("a")
+    return store.memory
+
+
+def lost(store: Store, worker: Worker) -> BaseMachineMemory:
+    store.memory.lock("a")
+    worker.force_unlock("a")
+    return store.memory
+
+
+def leased(memory: BaseMachineMemory, id: str = "a") -> Any:
+    """Return a lease that nothing ends by itself."""
+    return memory._attempt(id, 60.0, f"owner {CANARY}")
+
+
+FENCE = {"fence": ANY}
+CASES = [
+    Case("read miss", {}, lambda store, _: store.memory.read("a")),
+    Case("read hit", {}, lambda store, worker: (worker.write("a", {}), store.memory.read("a"))),
+    Case("record miss", {}, lambda store, _: store.memory.record("a")),
+    Case("record hit", {}, lambda store, worker: (worker.write("a", {}), store.memory.record("a"))),
+    Case("write written", {"bytes": 8, "version": 1}, lambda store, _: store.memory.write("a", {"ä": 1})),
+    Case("write written", {"bytes": 2, "version": 1, **FENCE}, lambda store, _: leased(store.memory).write({})),
+    Case("commit written", {"bytes": 2, "version": 1, **FENCE}, lambda store, _: leased(store.memory).commit({})),
+    Case("write lost", FENCE, lambda *scene: lost(*scene).write("a", {}), LockLost),
+    Case("write not_held", {}, lambda *scene: held_by_worker(*scene).write("a", {}), LockNotHeld),
+    Case("write conflict", {}, lambda store, _: store.memory.write("a", {}, expected_version=7), VersionConflict),
+    Case("write error", {}, lambda store, _: store.memory.write("a", {"x": {1}}), InvalidData),
+    Case("lock acquired", {"ttl": 60, "version": 0, **FENCE}, lambda store, _: store.memory.lock("a", ttl=60)),
+    Case("lock denied", {"ttl": 60}, lambda *scene: held_by_worker(*scene).lock("a", ttl=60)),
+    Case("renew renewed", {"ttl": 60, **FENCE}, lambda store, _: leased(store.memory).renew()),
+    Case(
+        "renew lost",
+        {},
+        lambda store, worker: [(lease, worker.force_unlock("a"), lease.renew()) for lease in [leased(store.memory)]],
+        LockLost,
+    ),
+    Case("unlock released", {}, lambda store, _: store.memory.unlock("a")),
+    Case("unlock not_held", {}, lambda *scene: held_by_worker(*scene).unlock("a")),
+    Case("cleanup removed", {}, lambda store, _: store.memory.cleanup("a")),
+    Case("cleanup lost", {}, lambda *scene: lost(*scene).cleanup("a"), LockLost),
+    Case("cleanup not_held", {}, lambda *scene: held_by_worker(*scene).cleanup("a"), LockNotHeld),
+    Case("force_unlock released", {}, lambda *scene: held_by_worker(*scene).force_unlock("a")),
+    Case("force_unlock not_held", {}, lambda store, _: store.memory.force_unlock("a")),
+    Case("held_locks hit", {}, lambda store, _: list(store.memory.held_locks())),
+    Case("children hit", {}, lambda store, _: store.memory.children("a")),
+    Case("tree hit", {}, lambda store, _: store.memory.tree("a")),
+    Case("purge_expired_locks purged", {}, lambda store, _: store.memory.purge_expired_locks()),
+    Case("purge_machines purged", {}, lambda store, _: store.memory.purge_machines(status="done", idle=0)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.called)
+def test_a_span_says_what_an_operation_came_to(store: Store, worker: Worker, told: Told, case: Case) -> None:
+    with told.tracer.start_as_current_span("caller") as caller:
+        if case.refusal:
+            with pytest.raises(case.refusal):
+                case.act(store, worker)
+        else:
+            case.act(store, worker)
+    *_, span, _ = told.spans()
+    operation, outcome = case.called.split()
+
+    assert span.name == f"machine_memory.{operation}"
+    assert dict(span.attributes or {}) == {
+        **about(store),
+        **system(store),
+        "machine_memory.operation": operation,
+        "machine_memory.outcome": outcome,
+        **{f"machine_memory.{name}": value for name, value in case.details.items()},
+        **({"error.type": "InvalidData"} if outcome == "error" else {}),
+    }
+    assert span.kind == SpanKind.CLIENT
+    assert span.parent == caller.get_span_context()
+    assert span.status.status_code == (StatusCode.ERROR if outcome == "error" else StatusCode.UNSET)
+    assert len(span.links) == (outcome == "denied")
+    assert span.events == ()
+
+
+def test_no_operation_is_left_out() -> None:
+    source = "".join(path.read_text() for path in Path(telemetry.__file__).parent.glob("backends/*.py"))
+    pairs = re.findall(r'_(?:operation|read_retrying)\("(\w+)"(?: if release else "(\w+)")?', source)
+    assert {name for pair in pairs for name in pair if name} == {case.called.split()[0] for case in CASES}
+
+
+class TestFailure:
+    @contextmanager
+    def breaking(self, store: Any) -> Iterator[tuple[BaseMachineMemory, Callable[[], Any]]]:
+        """Yield a memory, and what breaks its store."""
+
+        def fail(*args: Any) -> None:
+            raise OperationalError(CANARY)
+
+        if store.name == "sqlite":
+            with ExitStack() as stack:
+                connection = connections[store.alias]
+                yield store.memory, lambda: stack.enter_context(connection.execute_wrapper(fail))
+            return
+        with store.through_proxy() as (memory, proxy):
+            memory.read("warm up")
+            yield memory, lambda: (store.hang_up(memory), proxy.refuse())
+
+    def test_tells_its_kind(self, shared_store: Any, told: Told) -> None:
+        with self.breaking(shared_store) as (memory, break_store):
+            memory._retrying.sleep = lambda seconds: None
+            with memory.lease("a") as lease:
+                break_store()
+                told.forget()
+                calls: list[Callable[[], Any]] = [
+                    *(lambda: memory.read("b"), lambda: memory.record("b"), lambda: memory.write("b", {})),
+                    *(lambda: memory.lock("b"), lambda: memory.cleanup("b"), lambda: memory.force_unlock("b")),
+                    *(lambda: lease.write({}), lease.renew, lambda: lease.commit({})),
+                    *(lambda: memory.children("b"), lambda: memory.tree("b"), lambda: list(memory.held_locks())),
+                    *(memory.purge_expired_locks, lambda: memory.purge_machines(status="done", idle=0)),
+                ]
+                for call in calls:
+                    with pytest.raises(MachineMemoryError):
+                        call()
+                assert memory.unlock("b") is False
+        operations = {case.called.split()[0] for case in CASES}
+
+        assert {attribute(span, "operation") for span in told.spans()} == operations
+        kind = "OperationalError" if isinstance(shared_store, DatabaseStore) else shared_store.no_answer
+        for span in told.spans():
+            assert attribute(span, "outcome") == "error"
+            assert (span.attributes or {})["error.type"] == kind
+            assert (span.status.status_code, span.status.description, span.events) == (StatusCode.ERROR, None, ())
+            assert CANARY not in span.to_json()
+
+    def test_tells_how_often_a_read_was_tried(self, server: Any, told: Told) -> None:
+        with self.breaking(server) as (memory, break_store):
+            break_store()
+            memory._retrying.sleep = lambda seconds: None
+            with pytest.raises(MachineMemoryError):
+                memory.read("a")
+
+        assert attribute(told.last(), "attempts") == 3
+        assert told.points("read.retries") == [(2, about(server))]
+
+
+class TestContention:
+    def test_a_denied_lock_links_to_the_holders(self, store: Store, worker: Worker, told: Told) -> None:
+        with told.tracer.start_as_current_span("the holder's request") as request:
+            store.memory.lock("a")
+        holders = told.spans()[0]
         worker.lock("a")
-        worker.unlock("a")
-        lease.write({"n": 1})
-        lease.renew()
-        lease.commit({"n": 2})
-    memory.record("a")
-    memory.unlock("a")
-    memory.force_unlock("a")
-    memory.children("a"), memory.tree("a"), list(memory.held_locks())
-    memory.purge_expired_locks()
-    memory.purge_machines(status="done", idle=0)
-    memory.cleanup("a")
 
-    assert told.outcomes() == [
-        *("read miss", "lock acquired", "lock denied", "unlock not_held", "write written", "renew renewed"),
-        *("commit written", "record hit", "unlock released", "force_unlock not_held"),
-        *("children hit", "tree hit", "held_locks hit", "purge_expired_locks purged", "purge_machines purged"),
-        "cleanup removed",
-    ]
+        (link,) = told.last().links
+        assert position(link.context) == position(holders.context)
+        assert link.context.trace_id == request.get_span_context().trace_id
+        assert told.last().context and told.last().context.trace_id != link.context.trace_id
+
+    def test_a_takeover_links_to_the_evicted(self, store: Store, worker: Worker, told: Told) -> None:
+        for _ in range(3):
+            worker.lock("a")
+            store.expire("a")
+        first, second, third = told.spans()
+
+        assert first.links == ()
+        assert [position(link.context) for link in second.links] == [position(first.context)]
+        assert [position(link.context) for link in third.links] == [position(second.context)]
+        assert told.points("lock.takeovers") == [(2, about(store))]
+
+    @pytest.mark.parametrize("end", ["release", "force_unlock", "commit", "purge_expired_locks"])
+    def test_a_lease_that_was_ended_is_not_taken_over(self, store: Store, worker: Worker, told: Told, end: str) -> None:
+        lease = leased(store.memory)
+        if end == "commit":
+            lease.commit({})
+        elif end == "release":
+            lease.release()
+        elif end == "purge_expired_locks":
+            store.expire("a")
+            store.memory.purge_expired_locks()
+        else:
+            store.memory.force_unlock("a")
+        worker.lock("a")
+
+        assert told.last().links == ()
+        assert told.points("lock.takeovers") == []
+
+    def test_a_holder_that_nobody_recorded_is_not_linked_to(
+        self, store: Store, worker: Worker, other: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker.lock("a")
+        told = Told(monkeypatch)
+        store.memory.lock("a")
+        store.expire("a")
+        other.lock("a")
+
+        assert told.outcomes() == ["lock denied", "lock acquired"]
+        assert [span.links for span in told.spans()] == [(), ()]
+        assert told.points("lock.takeovers") == [(1, about(store))]
+
+    def test_what_the_trace_column_holds_cannot_harm(self, database: DatabaseStore, told: Told) -> None:
+        Worker(database.memory).lock("a")
+        database.rows.update(lease_trace="no traceparent")
+        assert database.memory.lock("a") is False
+        assert told.last().links == ()
+
+    def test_a_lock_is_denied_also_where_its_holder_cannot_be_asked_for(
+        self, server: Any, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(id: str) -> None:
+            raise server.memory.failures[0](CANARY)
+
+        monkeypatch.setattr(server.memory, "_holder_trace", fail)
+        Worker(server.memory).lock("a")
+        assert server.memory.lock("a") is False
+        assert told.last().links == ()
+
+    def test_costs_no_question_where_nothing_is_recorded(self, shared_store: Store) -> None:
+        Worker(shared_store.memory).lock("a")
+        with shared_store.asked() as denial:
+            shared_store.memory.lock("a")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Told(monkeypatch)
+            with shared_store.asked() as recorded:
+                shared_store.memory.lock("a")
+        assert len(recorded) == len(denial) + 1
 
 
-def test_each_refusal_tells_why(store: Store, worker: Worker, told: Told) -> None:
-    memory = store.memory
-    memory.lock("a")
-    worker.lock("b")
-    memory.force_unlock("a")
-    refusals: list[tuple[type[Exception], Callable[[], Any]]] = [
-        (LockLost, lambda: memory.write("a", {})),
-        (LockLost, lambda: memory.cleanup("a")),
-        (LockNotHeld, lambda: memory.write("b", {})),
-        (VersionConflict, lambda: worker.write("b", {}, expected_version=7)),
-        (InvalidData, lambda: memory.write("c", {"x": {1}})),
-    ]
-    for refused, call in refusals:
-        with pytest.raises(refused):
-            call()
+class TestLog:
+    @pytest.mark.parametrize("told_ids", [False, True])
+    def test_has_one_line_for_a_refused_write(
+        self, store: Store, caplog: pytest.LogCaptureFixture, told_ids: bool
+    ) -> None:
+        memory, name = store.new_memory(telemetry_ids=told_ids), "'a\\n'" if told_ids else "a machine"
+        lease = leased(memory, "a\n")
+        with pytest.raises(LockNotHeld):
+            memory.cleanup("a\n")
+        memory.force_unlock("a\n")
+        for call in (lease.write, lease.commit):
+            with pytest.raises(LockLost):
+                call({})
+        with pytest.raises(VersionConflict):
+            memory.write("a\n", {}, expected_version=3)
 
-    assert told.outcomes() == [
-        *("lock acquired", "lock acquired", "force_unlock released"),
-        *("write lost", "cleanup lost", "write not_held", "write conflict", "write error"),
-    ]
+        assert [(record.levelname, record.message) for record in caplog.records] == [
+            ("WARNING", f"refused to clean up {name}: not_held"),
+            ("WARNING", f"refused to write {name}: lost"),
+            ("WARNING", f"refused to write {name}: lost"),
+            ("WARNING", f"refused to write {name}: conflict"),
+        ]
+
+    def test_has_one_line_for_a_takeover(self, store: Store, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+        worker.lock("a")
+        store.expire("a")
+        with store.memory.lease("a") as lease:
+            assert caplog.messages == [f"took over a machine from a lease that expired (fence {lease.fence})"]
+
+    def test_has_no_line_where_all_is_well(
+        self, store: Store, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "machine_memory")
+        with store.memory.lease("a") as lease:
+            worker.lock("a")
+            lease.write({})
+            lease.renew()
+            lease.commit({})
+        store.memory.read("a")
+        store.memory.cleanup("a")
+        assert caplog.messages == []
+
+    def test_is_written_within_the_span(self, store: Store, worker: Worker, told: Told) -> None:
+        """So that whoever puts trace and span ids on the lines of a project puts them on these."""
+        spans: list[SpanContext] = []
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                spans.append(trace.get_current_span().get_span_context())
+
+        handler, logger = Handler(), logging.getLogger("machine_memory")
+        logger.addHandler(handler)
+        try:
+            worker.lock("a")
+            store.expire("a")
+            store.memory.lock("a")
+            with pytest.raises(LockLost):
+                worker.write("a", {})
+        finally:
+            logger.removeHandler(handler)
+
+        assert told.outcomes() == ["lock acquired", "lock acquired", "write lost"]
+        assert spans == [span.get_span_context() for span in told.spans()[1:]]
 
 
-def test_a_span_has_these_attributes(store: Store, told: Told) -> None:
-    with store.memory.lease("a", ttl=60) as lease:
-        lease.commit({"ä": 1})
-    lock, commit = told.spans()
-    about = {"machine_memory.alias": "-", "machine_memory.backend": store.memory.backend}
+class TestMetrics:
+    def test_have_these_names_units_and_attributes(self, store: Store, told: Told) -> None:
+        with store.memory.lease("a") as lease:
+            lease.commit({"n": 1})
+        metrics = told.metrics()
 
-    assert (lock.name, lock.kind, lock.status.status_code) == (
-        "machine_memory.lock",
-        SpanKind.CLIENT,
-        StatusCode.UNSET,
-    )
-    assert dict(lock.attributes or {}) == {
-        **about,
-        "machine_memory.operation": "lock",
-        "machine_memory.outcome": "acquired",
-        "machine_memory.ttl": 60.0,
-        "machine_memory.fence": lease.fence,
-        "machine_memory.version": 0,
-    }
-    assert dict(commit.attributes or {}) == {
-        **about,
-        "machine_memory.operation": "commit",
-        "machine_memory.outcome": "written",
-        "machine_memory.bytes": len('{"ä":1}'.encode()),
-        "machine_memory.version": 1,
-    }
+        assert {(name, metric.unit) for name, metric in metrics.items()} == {
+            ("machine_memory.operation.duration", "s"),
+            ("machine_memory.lock.hold.duration", "s"),
+            ("machine_memory.lock.held", "{lease}"),
+            ("machine_memory.data.size", "By"),
+        }
+        points = metrics["machine_memory.operation.duration"].data.data_points
+        assert [dict(point.attributes) for point in points] == [
+            {**about(store), "machine_memory.operation": "lock", "machine_memory.outcome": "acquired"},
+            {**about(store), "machine_memory.operation": "commit", "machine_memory.outcome": "written"},
+        ]
+        assert list(points[0].explicit_bounds) == telemetry.DURATION.boundaries
+        (held,) = metrics["machine_memory.lock.hold.duration"].data.data_points
+        assert (held.count, dict(held.attributes)) == (1, about(store))
+        (size,) = metrics["machine_memory.data.size"].data.data_points
+        assert (size.sum, dict(size.attributes)) == (len('{"n":1}'), about(store))
 
+    def test_count_the_leases_of_this_process_that_are_live(self, store: Store, told: Told) -> None:
+        kept = [leased(store.memory, id) for id in "abc"]
+        assert told.points("lock.held") == [(3, about(store))]
+        kept[0].release()
+        kept[1].commit({})
+        assert told.points("lock.held") == [(1, about(store))]
+        kept[2]._ends_at = 0.0
+        assert told.points("lock.held") == [(0, about(store))]
 
-def test_spans_are_children_of_the_callers(store: Store, told: Told) -> None:
-    with told.tracer.start_as_current_span("request") as request:
-        store.memory.write("a", {})
-    span, _ = told.spans()
-    assert span.parent and span.parent.span_id == request.get_span_context().span_id
+    def test_ask_no_store_for_the_leases(self, shared_store: Store, told: Told) -> None:
+        shared_store.memory.lock("a")
+        with shared_store.asked() as questions:
+            told.metrics()
+        assert questions == []
+
+    def test_count_leases_while_others_come_and_go(self, told: Told) -> None:
+        memory, stopped = SimpleMachineMemory(), False
+
+        def work() -> None:
+            while not stopped:
+                for id in "abcdefgh":
+                    memory.lock(id)
+                for id in "abcdefgh":
+                    memory.unlock(id)
+
+        with in_thread(work):
+            try:
+                counts = [told.points("lock.held") for _ in range(200)]
+            finally:
+                stopped = True
+        assert all(0 <= count <= 8 for points in counts for count, _ in points)
+
+    def test_count_refusals_by_outcome(self, store: Store, worker: Worker, told: Told) -> None:
+        memory = lost(store, worker)
+        for _ in range(2):
+            with pytest.raises(LockLost):
+                memory.write("a", {})
+        with pytest.raises(VersionConflict):
+            memory.write("b", {}, expected_version=3)
+        assert told.points("write.refusals") == [
+            (2, {**about(store), "machine_memory.outcome": "lost"}),
+            (1, {**about(store), "machine_memory.outcome": "conflict"}),
+        ]
+
+    def test_do_not_grow_with_the_machines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tracer, told = telemetry.tracer, Told(monkeypatch)
+        monkeypatch.setattr(telemetry, "tracer", tracer)  # As many spans would fill the memory.
+        memory = SimpleMachineMemory()
+
+        def series() -> int:
+            return sum(len(metric.data.data_points) for metric in told.metrics().values())
+
+        def work(first: int, last: int) -> None:
+            for number in range(first, last):
+                with memory.lease(f"order-{number}") as lease:
+                    lease.commit({"n": number})
+
+        work(0, 10)
+        before = series()
+        work(10, 100_000)
+        assert series() == before == 5
 
 
 @asynchronous
-async def test_so_are_those_of_tasks(store: Store, told: Told) -> None:
+async def test_spans_of_tasks_are_children_of_the_callers(store: Store, told: Told) -> None:
     with told.tracer.start_as_current_span("request") as request:
         async with store.memory.alease("a") as lease:
             await lease.acommit({})
         await asyncio.gather(store.memory.aread("a"), store.memory.aread("b"))
-    spans = [span for span in told.spans() if span.name != "request"]
+    *spans, _ = told.spans()
 
-    assert sorted(span.name for span in spans) == [
-        f"machine_memory.{verb}" for verb in ("commit", "lock", "read", "read")
-    ]
-    assert {span.parent.span_id for span in spans if span.parent} == {request.get_span_context().span_id}
-
-
-def test_a_failure_tells_its_kind_and_how_often_it_was_tried(server: Any, told: Told) -> None:
-    with server.through_proxy() as (memory, proxy):
-        memory.read("warm up")
-        server.hang_up(memory)
-        proxy.refuse()
-        memory._retrying.sleep = lambda seconds: None
-        told.outcomes()
-        with pytest.raises(ReadError):
-            memory.read("a")
-    (span,) = told.spans()
-    attributes = dict(span.attributes or {})
-
-    assert attributes["machine_memory.outcome"] == "error"
-    assert attributes["error.type"] == server.no_answer
-    assert attributes["machine_memory.attempts"] == 3
-    assert (span.status.status_code, span.status.description, span.events) == (StatusCode.ERROR, None, ())
-    (point,) = told.metrics()["machine_memory.read.retries"].data.data_points
-    assert point.value == 2
-
-
-def test_an_unlock_that_fails_is_an_error_though_it_is_only_false(server: Any, told: Told) -> None:
-    with server.through_proxy() as (memory, proxy):
-        memory.lock("a")
-        server.hang_up(memory)
-        proxy.refuse()
-        told.outcomes()
-        assert memory.unlock("a") is False
-        assert told.outcomes() == ["unlock error"]
-
-
-def test_metrics_have_these_names_units_and_attributes(store: Store, told: Told) -> None:
-    with store.memory.lease("a") as lease:
-        lease.commit({"n": 1})
-    metrics = told.metrics()
-    about = {"machine_memory.alias": "-", "machine_memory.backend": store.memory.backend}
-
-    assert {(name, metric.unit) for name, metric in metrics.items()} == {
-        ("machine_memory.operation.duration", "s"),
-        ("machine_memory.lock.hold.duration", "s"),
-        ("machine_memory.data.size", "By"),
-    }
-    points = metrics["machine_memory.operation.duration"].data.data_points
-    assert sorted(dict(point.attributes)["machine_memory.operation"] for point in points) == ["commit", "lock"]
-    for point in points:
-        assert set(point.attributes) == {*about, "machine_memory.operation", "machine_memory.outcome"}
-        assert list(point.explicit_bounds) == telemetry.DURATION.boundaries
-    (held,) = metrics["machine_memory.lock.hold.duration"].data.data_points
-    assert (held.count, dict(held.attributes)) == (1, about)
-    (size,) = metrics["machine_memory.data.size"].data.data_points
-    assert (size.sum, dict(size.attributes)) == (len('{"n":1}'), about)
+    assert sorted(told.outcomes()) == ["commit written", "lock acquired", "read hit", "read miss"]
+    assert [span.parent for span in spans] == [request.get_span_context()] * 4
 
 
 def test_a_memory_of_the_settings_tells_its_alias(told: Told) -> None:
     memories["simple"].read("a")
-    (span,) = told.spans()
-    assert (span.attributes or {})["machine_memory.alias"] == "simple"
+    assert attribute(told.last(), "alias") == "simple"
 
 
-def test_the_number_of_series_does_not_grow_with_the_machines(told: Told) -> None:
-    memory = SimpleMachineMemory()
+class TestPrivacy:
+    def test_ids_are_told_where_the_settings_allow_it(self, store: Store, told: Told) -> None:
+        store.new_memory(telemetry_ids=True).read("order-42")
+        assert attribute(told.last(), "id") == "order-42"
 
-    def series() -> int:
-        return sum(len(metric.data.data_points) for metric in told.metrics().values())
+    def test_nothing_that_is_the_users_is_told(
+        self, server: Any, told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "machine_memory")
+        monkeypatch.setattr("machine_memory.backends.verbs.describe_owner", lambda: f"owner {CANARY}")
+        memory, id = server.new_memory(), f"id {CANARY}"
+        memory.read(id)
+        with memory.lease(id, ttl=0.3, keep_alive=True) as lease:
+            lease.write({CANARY: CANARY})
+            worker = Worker(memory)
+            worker.lock(id)
+            memory.force_unlock(id)
+            server.wait_until(lambda: lease._over)
+            with pytest.raises(LockLost):
+                lease.commit({CANARY: CANARY})
+        worker.lock(id)
+        server.expire(id)
+        memory.lock(id)
+        tokens = {lease._token, server.lease_of(id)[0]}
+        self.fail(memory, monkeypatch)
+        for call in (lambda: memory.read(id), lambda: memory.write(id, {CANARY: 1}), lambda: memory.cleanup(id)):
+            with pytest.raises(MachineMemoryError):
+                call()  # type: ignore[no-untyped-call]
+        with memory.lease(f"another {CANARY}", ttl=0.1, keep_alive=True) as lease:
+            server.wait_until(lambda: lease._over)
+        assert memory.unlock(id) is False
 
-    def work(first: int, last: int) -> None:
-        for number in range(first, last):
-            with memory.lease(f"order-{number}") as lease:
-                lease.commit({"n": number})
+        spans = " ".join(span.to_json() for span in told.spans())
+        metrics = repr([metric.to_json() for metric in told.metrics().values()])
+        assert "machine_memory.lock" in spans
+        assert len(caplog.records) == 5, caplog.text
+        for secret in (CANARY, *tokens):
+            assert secret not in spans
+            assert secret not in metrics
+            assert secret not in caplog.text
 
-    work(0, 10)
-    before = series()
-    work(10, 20_000)
-    assert series() == before == 4
+    def fail(self, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the driver quote what it was given, from now on."""
 
+        def failing(*args: Any, **kwargs: Any) -> None:
+            raise memory.failures[0](f"the driver quotes {CANARY}")
 
-def test_nothing_that_is_the_users_is_told(server: Any, told: Told, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", "machine_memory")
-    memory, id = server.new_memory(), f"id {CANARY}"
-    with memory.lease(id) as lease:
-        lease.write({CANARY: CANARY})
-        memory.force_unlock(id)
-        with pytest.raises(LockLost):
-            lease.commit({CANARY: CANARY})
-        token = lease._token
-    with server.through_proxy() as (cut, proxy):
-        server.hang_up(cut)
-        proxy.refuse()
-        cut._retrying.sleep = lambda seconds: None
-        with pytest.raises(ReadError):
-            cut.read(id)
-
-    spans = " ".join(span.to_json() for span in told.spans())
-    metrics = repr([metric.to_json() for metric in told.metrics().values()])
-    assert "machine_memory.lock" in spans
-    for secret in (CANARY, token, lease.owner):
-        assert secret not in spans
-        assert secret not in metrics
-
-
-def test_ids_are_told_where_the_settings_allow_it(store: Store, told: Told) -> None:
-    store.new_memory(telemetry_ids=True).read("order-42")
-    (span,) = told.spans()
-    assert (span.attributes or {})["machine_memory.id"] == "order-42"
+        for primitive in ("_read", "_write", "_remove", "_release", "_renew"):
+            monkeypatch.setattr(memory, primitive, failing)
 
 
 def test_without_an_sdk_nothing_is_kept() -> None:

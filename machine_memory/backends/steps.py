@@ -78,6 +78,7 @@ class MemorySteps(MemoryPrimitives):
                 release=release,
             )
             if lease is not None:
+                operation.note(fence=lease.fence)
                 lease._check()
             elif self.require_lease:
                 raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
