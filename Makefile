@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 MEMORY ?= database
+TRACE ?=
 
 .PHONY: help demo serve screenshots test coverage bench lint format clean
 
 help:
 	@echo "make demo      drive orders through a workflow while workers are killed; ARGS='--orders 500 --kill 10'"
 	@echo "               MEMORY=redis keeps the machines in Redis: at REDIS_URL, or on a server of its own"
+	@echo "               TRACE=1 shows the trace of one more order as a tree"
 	@echo "make serve     show the admin, with a login and with workers that hold orders; ARGS='--port 8001'"
+	@echo "               TRACE=1 prints the spans of its requests, or sends them to OTEL_EXPORTER_OTLP_ENDPOINT"
 	@echo "make test      run the tests on every database that is there; ARGS='-k lease'"
 	@echo "make coverage  the same, and measure branch coverage"
 	@echo "make bench     measure side by side with drivers and peers, in five minutes; ARGS='--large'"
@@ -18,11 +21,11 @@ help:
 	@echo "make screenshots"
 	@echo "               take the pictures of the admin anew, with chromium and chromedriver"
 
-demo: $(VENV)/demo
-	MEMORY=$(MEMORY) $(BIN)/python manage.py demo $(ARGS)
+demo: $(VENV)/$(if $(TRACE),trace,demo)
+	MEMORY=$(MEMORY) TRACE=$(TRACE) $(BIN)/python manage.py demo $(ARGS)
 
-serve: $(VENV)/demo
-	$(BIN)/python manage.py serve $(ARGS)
+serve: $(VENV)/$(if $(TRACE),trace,demo)
+	TRACE=$(TRACE) $(BIN)/python manage.py serve $(ARGS)
 
 screenshots: $(VENV)/test
 	$(BIN)/python -m example_project.screenshots
@@ -60,8 +63,12 @@ $(VENV)/demo: $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[example]'
 	@touch $@
 
+$(VENV)/trace: $(VENV)/demo
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[trace]'
+	@touch $@
+
 $(VENV)/test: $(VENV)/demo pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[example,lint,postgresql,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[example,lint,postgresql,test,trace]'
 	@# It is compiled here, which takes the headers of MariaDB or MySQL; the tests say so where it is missing.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mysql]' >$(VENV)/mysql.log 2>&1 || \
 		echo "mysqlclient could not be installed ($(VENV)/mysql.log): MariaDB will not be tested."

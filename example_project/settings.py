@@ -79,6 +79,8 @@ MEMORIES = {
         "OPTIONS": {"cache": "default"},
     },
 }
+TRACE = os.environ.get("TRACE", "0") not in ("", "0")
+"""Whether spans are exported: see tracing."""
 MEMORY = os.environ.get("MEMORY", "database")
 if MEMORY not in MEMORIES:
     raise ImproperlyConfigured(f"MEMORY must be database or redis, not {MEMORY!r}.")

@@ -591,7 +591,7 @@ class TestRenew:
             assert before and store.lease_of("a") == before
 
     def test_in_the_background_it_outlives_its_ttl(self, store: Store, worker: Worker) -> None:
-        with store.memory.lease("a", ttl=0.3, keep_alive=True) as lease:
+        with store.memory.lease("a", ttl=1, keep_alive=True) as lease:
             before = store.lease_of("a")
             store.wait_until(lambda: before and (store.lease_of("a") or before)[1] > before[1])
             assert lease.remaining

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from http.cookiejar import CookieJar
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, build_opener
@@ -20,6 +22,7 @@ import pytest
 
 from example_project.fulfilment.demo.store import find_program
 from tests import servers
+from tests.conftest import in_thread
 
 ROOT = Path(__file__).parents[1]
 PREFIX = f"{servers.PREFIX}:example"
@@ -131,6 +134,107 @@ def test_the_demo_says_so_where_no_redis_can_be_started(tmp_path: Path) -> None:
     assert "and no redis-server to be started: install one, or name another: REDIS_URL=" in demo.stderr
 
 
+TREE = """\
+order traced-0001
+├── POST events/  pay  200
+│   ├── machine_memory.lock  acquired
+│   │   └── {0}
+│   ├── machine_memory.write  written
+│   │   └── {1}
+│   └── machine_memory.unlock  released
+│       └── {1}
+├── a slow worker
+│   ├── machine_memory.lock  acquired
+│   │   └── {0}
+│   └── machine_memory.unlock  released
+│       └── {1}
+├── POST events/  pick  409
+│   └── machine_memory.lock  denied
+│       ├── → held by a slow worker
+│       ├── {0}
+│       └── {2}
+├── POST events/  pick  200
+"""
+TAKEOVER = """\
+├── POST events/  ship  200
+│   ├── machine_memory.lock  acquired
+│   │   ├── → taken over from a worker that dies
+│   │   └── {0}
+"""
+
+
+COMMANDS = {
+    "database": ("INSERT  sqlite", "UPDATE  sqlite", "SELECT  sqlite"),
+    "redis": ("EVALSHA  redis", "EVALSHA  redis", "HMGET  redis"),
+}
+"""Those that take a lease, change the machine, and ask who has it."""
+
+
+def test_the_demo_shows_the_trace_of_an_order(tmp_path: Path, kept_in: str) -> None:
+    demo = manage(tmp_path, "demo", "--orders", "2", "--kill", "0", TRACE="1", MEMORY=kept_in)
+
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    shown = re.sub(r"  [\d.]+ ms", "", demo.stdout)
+    for part in (TREE, TAKEOVER):
+        assert part.format(*COMMANDS[kept_in]) in shown
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is exported by OTLP."""
+
+    def do_POST(self) -> None:
+        self.server.received[self.path] += self.rfile.read(int(self.headers["Content-Length"]))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_traces_and_metrics_go_where_opentelemetrys_variables_say(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    received: dict[str, bytes] = defaultdict(bytes)
+    server.received = received  # type: ignore[attr-defined]
+    with in_thread(server.serve_forever):
+        try:
+            endpoint = {"TRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+            demo = manage(tmp_path, "demo", "--orders", "2", "--kill", "0", **endpoint)
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    for path, name in [("/v1/traces", b"machine_memory.lock"), ("/v1/metrics", b"machine_memory.operation.duration")]:
+        assert name in received[path]
+        assert b"machine-memory-example" in received[path]
+
+
+def test_the_admin_prints_the_spans_of_its_requests(tmp_path: Path) -> None:
+    server = AdminServer(tmp_path, TRACE="1")
+    try:
+        server.log_in()
+        server.page("machine_memory/heldlock/")
+        server.wait_for(r'"name": "GET admin/machine_memory/heldlock/"')
+        server.wait_for(r'"name": "machine_memory.renew"')
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_what_is_no_event_is_refused(tmp_path: Path) -> None:
+    manage(tmp_path, "migrate")
+    sending = """
+from django.test import Client
+for body in ("", "[]", "{}", '{"id": 1, "subject": "a", "name": "pay"}', '{"id": "1", "subject": "a", "name": "burn"}'):
+    response = Client(SERVER_NAME="localhost").post("/events/", body, content_type="application/json")
+    print(response.status_code, response.json()["error"])
+"""
+    assert manage(tmp_path, "shell", "-c", sending).stdout.splitlines()[-5:] == [
+        *["400 An event is a JSON object of id, subject and name, which are texts."] * 4,
+        "400 No workflow knows the event 'burn' of 'a'.",
+    ]
+
+
 def test_the_audit_finds_an_update_that_was_lost(tmp_path: Path, kept_in: str) -> None:
     assert manage(tmp_path, "demo", "--orders", "2", "--workers", "1", "--kill", "0", MEMORY=kept_in).returncode == 0
     tampering = """
@@ -163,13 +267,13 @@ def test_the_demo_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[st
 class AdminServer:
     """The admin in a process of its own, and a browser that is logged in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self._output = folder / "output"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve", "--port", "0"],
                 cwd=ROOT,
-                env=environment(folder, PYTHONUNBUFFERED="1"),
+                env=environment(folder, PYTHONUNBUFFERED="1", **variables),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

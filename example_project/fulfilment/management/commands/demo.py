@@ -3,9 +3,11 @@
 import secrets
 from typing import IO, Any, cast
 
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
+from rich.tree import Tree
 
 from example_project.fulfilment.demo.report import report
 from example_project.fulfilment.demo.run import run
@@ -41,6 +43,7 @@ class Command(BaseCommand):
                 memory.lease("demo", ttl=ALONE, keep_alive=True),
             ):
                 audit = run(console, orders=orders, workers=workers, kills=kill, seed=seed)
+                tree = _trace() if settings.TRACE else None
         except LockDenied:
             raise CommandError(f"Another demo is running, or died less than {ALONE} seconds ago.") from None
         except KeyboardInterrupt:
@@ -48,7 +51,15 @@ class Command(BaseCommand):
         report(console, audit, orders=orders, place=place)
         if not audit.passed(orders=orders, kills=kill):
             raise CommandError("An order is not complete, a lease was not taken over, or an update was lost.")
+        if tree:
+            console.print(tree)
         console.print("Look next: make serve")
+
+
+def _trace() -> Tree:
+    from example_project.fulfilment.demo.trace import trace_an_order  # noqa: PLC0415  # It needs what TRACE=1 installs.
+
+    return trace_an_order()
 
 
 def _check(orders: int, workers: int, kill: int) -> None:

@@ -4,6 +4,7 @@ import signal
 import socket
 from typing import Any
 
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -28,6 +29,10 @@ class Command(BaseCommand):
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, signal.default_int_handler)  # Either gives the leases back.
         call_command("migrate", verbosity=0, interactive=False)
+        if settings.TRACE:
+            from example_project.tracing import instrument  # noqa: PLC0415  # It needs what TRACE=1 installs.
+
+            instrument()
         memory = memories["inbox"]  # In the database, also with MEMORY=redis: the admin shows no other.
         try:
             # It is never written: the admin shows such a machine, too.
