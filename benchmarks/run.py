@@ -20,6 +20,7 @@ USUAL_SECONDS = {
     "growth": 75,
     "size": 19,
     "validation": 8,
+    "telemetry": 12,
     "memory": 14,
     "purge": 15,
     "admin": 50,

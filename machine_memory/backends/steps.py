@@ -175,18 +175,17 @@ class MemorySteps(MemoryPrimitives):
 class _Step(Operation):
     """An operation that raises an error of this package in the place of a driver's."""
 
-    __slots__ = ("_error", "_failures", "_id", "_logged", "_verb")
+    __slots__ = ("_error", "_id", "_steps", "_verb")
 
     def __init__(self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str) -> None:
         super().__init__(name, memory, id if memory.telemetry_ids else None)
-        self._failures, self._error, self._verb, self._id = memory.failures, error, verb, id
-        self._logged = memory._logged(id)
+        self._steps, self._id, self._error, self._verb = memory, id, error, verb
 
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
         if isinstance(failure, REFUSALS) and self._error is errors.WriteError:
             outcome = self.refused(failure)
-            logger.warning("refused to %s %s: %s", self._verb, self._logged, outcome)
-        if not isinstance(failure, self._failures):
+            logger.warning("refused to %s %s: %s", self._verb, self._steps._logged(self._id), outcome)
+        if not isinstance(failure, self._steps.failures):
             self.end(failure)
             return
         try:
