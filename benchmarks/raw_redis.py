@@ -24,7 +24,7 @@ class RawRedis:
 
     def cycle(self, id: str) -> None:
         token, row = self._take(id)
-        text, version, _ = row
+        text, version, *_ = row
         state = json.loads(text)
         advance(state)
         self._save(id, token, state, version, release=True)

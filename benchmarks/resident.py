@@ -2,12 +2,11 @@
 
 import multiprocessing
 import os
-import resource
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-STATM = Path("/proc/self/statm")
+STATM, STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
 KIB = 1024
 
 
@@ -50,8 +49,8 @@ def _size() -> int:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def purged(alias: str) -> tuple[float, int]:
-    """Purge the expired locks; return the seconds that it took, and the most resident bytes."""
+def purged(alias: str) -> tuple[float, int | None]:
+    """Purge the expired locks; return the seconds that it took, and the most resident bytes, where they are known."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe(duplex=False)
     worker = spawning.Process(target=_purge, args=(theirs, alias), daemon=True)
@@ -72,4 +71,12 @@ def _purge(pipe: Connection, alias: str) -> None:
     started = time.perf_counter()
     DatabaseMachineMemory(using=alias).purge_expired_locks()
     seconds = time.perf_counter() - started
-    pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB))
+    pipe.send((seconds, _peak()))
+
+
+def _peak() -> int | None:
+    if not STATUS.exists():
+        return None
+    # Not getrusage: it counts what this process was before it became one of its own, a copy of the one that started it.
+    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * KIB

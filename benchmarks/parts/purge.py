@@ -37,9 +37,11 @@ def measured(run: Run) -> Section:
             expire_all(name)
             connections[name].close()
             seconds, size = purged(name)
-        rows.append([databases.NAMES[name], count / seconds, seconds, bare, seconds / bare, size / MIB])
-        what = f"{databases.NAMES[name]}: memory while {count:,} expired locks are purged"
-        section.bars.append(Bar(what=what, measured=size / MIB, unit="MiB", most=MOST))
+        memory = size and size / MIB
+        rows.append([databases.NAMES[name], count / seconds, seconds, bare, seconds / bare, memory])
+        if memory is not None:
+            what = f"{databases.NAMES[name]}: memory while {count:,} expired locks are purged"
+            section.bars.append(Bar(what=what, measured=memory, unit="MiB", most=MOST))
     columns = ["", "leases a second", "seconds", "bare statement, seconds", "ratio", "memory, MiB"]
     section.tables.append(Table("Purge", columns, rows))
     return section
