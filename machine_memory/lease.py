@@ -195,8 +195,8 @@ def describe_owner() -> str:
     except RuntimeError:
         task = None
     name = task.get_name() if task else threading.current_thread().name
-    owner = f"{_host()}:{os.getpid()}:{name}".replace("\0", "")
-    return owner.encode("utf-8", "replace").decode()[:MAX_LABEL_LENGTH]
+    owner = f"{_host()}:{os.getpid()}:{name}"[:MAX_LABEL_LENGTH].replace("\0", "")
+    return owner if owner.isascii() else owner.encode("utf-8", "replace").decode()
 
 
 class KeepAlive:

@@ -82,7 +82,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         connection = self._mend_connection()
         steps, session = self._steps(connection), _session(connection)
-        _refuse_in_transaction(connection, f"Locking {quoted(id)}")
+        _refuse_in_transaction(connection, "Locking", id)
         try:
             return steps.acquire(id, token=token, owner=owner, ttl=ttl, trace=trace)
         except Error:
@@ -104,7 +104,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         connection = self._mend_connection()
-        _refuse_in_transaction(connection, f"Renewing the lease of {quoted(id)}")
+        _refuse_in_transaction(connection, "Renewing the lease of", id)
         return self._steps(connection).renew(id, token=token, ttl=ttl)
 
     def _release(self, id: str, *, token: str | None) -> bool:
@@ -217,7 +217,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
 def _session(connection: BaseDatabaseWrapper) -> object:
     """Return the driver's connection, opened if need be."""
-    connection.ensure_connection()
+    if connection.connection is None:
+        connection.ensure_connection()
     return connection.connection
 
 
@@ -226,16 +227,16 @@ def _is_lost(session: object, connection: BaseDatabaseWrapper) -> bool:
     return connection.connection is not session or not connection.is_usable()
 
 
-def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str) -> None:
+def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str, id: str) -> None:
     blocks = connection.atomic_blocks
     # The transaction that a TestCase wraps around a test does not count, as for Django's own `durable`.
     if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
         return
     raise LockInTransaction(
-        f"{what} inside an open transaction of the database {connection.alias!r} is refused: nobody else would see the"
-        " lease before the commit, and a rollback would end it unnoticed. Lock outside of the transaction, exempt"
-        " the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory a second alias"
-        " of the same database as `using`."
+        f"{what} {quoted(id)} inside an open transaction of the database {connection.alias!r} is refused: nobody else"
+        " would see the lease before the commit, and a rollback would end it unnoticed. Lock outside of the"
+        " transaction, exempt the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory"
+        " a second alias of the same database as `using`."
     )
 
 
