@@ -195,7 +195,7 @@ def describe_owner() -> str:
     except RuntimeError:
         task = None
     name = task.get_name() if task else threading.current_thread().name
-    owner = f"{_host()}:{os.getpid()}:{name}"[:MAX_LABEL_LENGTH].replace("\0", "")
+    owner = f"{_host()}:{os.getpid()}:{name}".replace("\0", "")[:MAX_LABEL_LENGTH]
     return owner if owner.isascii() else owner.encode("utf-8", "replace").decode()
 
 
