@@ -14,7 +14,7 @@ from weakref import ref
 from opentelemetry import context, metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -30,9 +30,12 @@ REFUSALS = (LockLost, LockNotHeld, VersionConflict)
 
 
 class Instrument(NamedTuple):
+    """By the attributes ``machine_memory.backend``, ``machine_memory.alias`` and ``attributes``."""
+
     name: str
     unit: str
     description: str
+    attributes: tuple[str, ...] = ()
     boundaries: list[float] | None = None
     """Of a histogram's buckets."""
 
@@ -40,24 +43,30 @@ class Instrument(NamedTuple):
 DURATION = Instrument(
     "machine_memory.operation.duration",
     "s",
-    "How long an operation took, by its outcome.",
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+    "How long an operation took.",
+    attributes=("machine_memory.operation", "machine_memory.outcome", "error.type"),
+    boundaries=[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
 )
 HOLD = Instrument(
     "machine_memory.lock.hold.duration",
     "s",
     "How long a lease was held, from its grant until it was given back.",
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600],
+    boundaries=[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600],
 )
 HELD = Instrument("machine_memory.lock.held", "{lease}", "The live leases of this process, by its own clock.")
 TAKEOVERS = Instrument("machine_memory.lock.takeovers", "{takeover}", "Locks that took over from an expired lease.")
-REFUSED = Instrument("machine_memory.write.refusals", "{refusal}", "Refused writes and cleanups; of zombies: `lost`.")
+REFUSED = Instrument(
+    "machine_memory.write.refusals",
+    "{refusal}",
+    "Refused writes and cleanups; those of zombies are `lost`.",
+    attributes=("machine_memory.outcome",),
+)
 RETRIES = Instrument("machine_memory.read.retries", "{retry}", "How often a read was repeated.")
 SIZE = Instrument(
     "machine_memory.data.size",
     "By",
     "The state of a write, as JSON.",
-    [128, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304],
+    boundaries=[128, 512, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304],
 )
 INSTRUMENTS = (DURATION, HOLD, HELD, TAKEOVERS, REFUSED, RETRIES, SIZE)
 
@@ -67,7 +76,7 @@ class Instruments:
 
     def __init__(self, meter: metrics.Meter) -> None:
         def histogram(instrument: Instrument) -> metrics.Histogram:
-            name, unit, description, boundaries = instrument
+            name, unit, description, _, boundaries = instrument
             return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=boundaries)
 
         def counter(instrument: Instrument) -> metrics.Counter:
@@ -136,8 +145,7 @@ class Operation:
     def link(self, trace_of_another: str | None) -> None:
         """Refer to another operation by what its ``trace`` said."""
         if self._token is not None and trace_of_another:
-            there = _propagator.extract({"traceparent": trace_of_another}, Context())
-            self._span.add_link(trace.get_current_span(there).get_span_context())
+            self._span.add_link(_span_context(trace_of_another))
 
     def note(self, **details: AttributeValue | None) -> None:
         """Say more of it, on its span alone."""
@@ -193,6 +201,17 @@ class Operation:
 def held(memory: "MemoryPrimitives", seconds: float) -> None:
     """Record how long a lease was held."""
     instruments.hold.record(seconds, _about(*_origin(memory)))
+
+
+def trace_id(trace_of_another: str | None) -> str | None:
+    """Return the id of a trace, as those who show traces know it."""
+    context = _span_context(trace_of_another or "")
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+def _span_context(traceparent: str) -> SpanContext:
+    there = _propagator.extract({"traceparent": traceparent}, Context())
+    return trace.get_current_span(there).get_span_context()
 
 
 def _outcome_of(failure: BaseException) -> str:

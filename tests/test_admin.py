@@ -245,6 +245,21 @@ class TestMachines:
         assert f'<a href="{MACHINES}?q=root%3Aa+b">All of them</a>' in text
         assert f'<a href="{page("change", "a b")}"><bdi>a b</bdi></a>' in text_of(client.get(page("change", "c")))
 
+    @pytest.mark.parametrize(
+        ("stored", "shown"),
+        [
+            (f"00-{'0af7651916cd43dd8448eb211c80319c'}-b7ad6b7169203331-01", "0af7651916cd43dd8448eb211c80319c"),
+            (None, "-"),
+            ("no trace", "-"),
+        ],
+    )
+    def test_a_page_shows_the_trace_of_the_holder(
+        self, operator: Client, held: Worker, stored: str | None, shown: str
+    ) -> None:
+        MachineRecord.objects.update(lease_trace=stored)
+        _, row = text_of(operator.get(page("change"))).split("field-trace")
+        assert f">{shown}<" in row.partition("field-")[0]
+
     def test_the_page_of_a_held_lock_is_that_of_its_machine(self, client: Client) -> None:
         memory.lock("a/b c")
         url = reverse("admin:machine_memory_heldlock_change", args=[quote("a/b c")])

@@ -197,6 +197,14 @@ def test_no_operation_is_left_out() -> None:
     assert {name for pair in pairs for name in pair if name} == {case.called.split()[0] for case in CASES}
 
 
+def test_the_fence_that_is_told_is_that_of_the_lease(store: Store, told: Told) -> None:
+    lease = leased(store.memory)
+    lease.write({})
+    lease.renew()
+    lease.commit({})
+    assert [attribute(span, "fence") for span in told.spans()] == [lease.fence] * 4
+
+
 class TestFailure:
     @contextmanager
     def breaking(self, store: Any) -> Iterator[tuple[BaseMachineMemory, Callable[[], Any]]]:
@@ -410,12 +418,15 @@ class TestMetrics:
             ("machine_memory.lock.held", "{lease}"),
             ("machine_memory.data.size", "By"),
         }
+        for instrument in telemetry.INSTRUMENTS:
+            for point in metrics[instrument.name].data.data_points if instrument.name in metrics else ():
+                assert list(getattr(point, "explicit_bounds", [])) == (instrument.boundaries or [])
+                assert set(point.attributes) | {"error.type"} == {*about(store), *instrument.attributes, "error.type"}
         points = metrics["machine_memory.operation.duration"].data.data_points
         assert [dict(point.attributes) for point in points] == [
             {**about(store), "machine_memory.operation": "lock", "machine_memory.outcome": "acquired"},
             {**about(store), "machine_memory.operation": "commit", "machine_memory.outcome": "written"},
         ]
-        assert list(points[0].explicit_bounds) == telemetry.DURATION.boundaries
         (held,) = metrics["machine_memory.lock.hold.duration"].data.data_points
         assert (held.count, dict(held.attributes)) == (1, about(store))
         (size,) = metrics["machine_memory.data.size"].data.data_points
@@ -507,30 +518,30 @@ class TestPrivacy:
         assert attribute(told.last(), "id") == "order-42"
 
     def test_nothing_that_is_the_users_is_told(
-        self, server: Any, told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, shared_store: Any, told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caplog.set_level(logging.DEBUG, "machine_memory")
         monkeypatch.setattr("machine_memory.backends.verbs.describe_owner", lambda: f"owner {CANARY}")
-        memory, id = server.new_memory(), f"id {CANARY}"
+        memory, id = shared_store.new_memory(), f"id {CANARY}"
         memory.read(id)
         with memory.lease(id, ttl=0.3, keep_alive=True) as lease:
             lease.write({CANARY: CANARY})
             worker = Worker(memory)
             worker.lock(id)
             memory.force_unlock(id)
-            server.wait_until(lambda: lease._over)
+            shared_store.wait_until(lambda: lease._over)
             with pytest.raises(LockLost):
                 lease.commit({CANARY: CANARY})
         worker.lock(id)
-        server.expire(id)
+        shared_store.expire(id)
         memory.lock(id)
-        tokens = {lease._token, server.lease_of(id)[0]}
+        tokens = {lease._token, shared_store.lease_of(id)[0]}
         self.fail(memory, monkeypatch)
         for call in (lambda: memory.read(id), lambda: memory.write(id, {CANARY: 1}), lambda: memory.cleanup(id)):
             with pytest.raises(MachineMemoryError):
                 call()  # type: ignore[no-untyped-call]
         with memory.lease(f"another {CANARY}", ttl=0.1, keep_alive=True) as lease:
-            server.wait_until(lambda: lease._over)
+            shared_store.wait_until(lambda: lease._over)
         assert memory.unlock(id) is False
 
         spans = " ".join(span.to_json() for span in told.spans())
@@ -561,5 +572,10 @@ def test_without_an_sdk_nothing_is_kept() -> None:
 
 
 def test_the_table_of_instruments_is_that_of_the_code() -> None:
-    table = re.findall(r"^\| `(machine_memory\.[a-z.]+)` \| (\S+) \| (.+) \|$", README, re.MULTILINE)
-    assert table == [(name, f"`{unit}`", description) for name, unit, description, _ in telemetry.INSTRUMENTS]
+    _, table = README.split("| instrument | unit | further attributes | buckets | |\n| --- | --- | --- | --- | --- |\n")
+    for line, instrument in zip(table.splitlines(), telemetry.INSTRUMENTS, strict=False):
+        name, unit, description, attributes, boundaries = instrument
+        further = ", ".join(f"`{attribute.removeprefix('machine_memory.')}`" for attribute in attributes)
+        buckets = ", ".join(f"{boundary:,}" for boundary in boundaries or ())
+        assert line == f"| `{name}` | `{unit}` | {further} | {buckets} | {description} |"
+    assert len(table.partition("\n\n")[0].splitlines()) == len(telemetry.INSTRUMENTS)

@@ -58,14 +58,14 @@ class MachineAdmin(Window):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         state = [(_("State"), {"fields": ["state"]})] if self.has_data_permission(request) else []
         return [
-            (_("Lease"), {"fields": LEASE}),
+            (_("Lease"), {"fields": [*LEASE, "trace"]}),
             *state,
             (_("Machine"), {"fields": MACHINE}),
             (_("Relatives"), {"fields": RELATIVES}),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [*LEASE, "state", *MACHINE, *RELATIVES]
+        return [*LEASE, "trace", "state", *MACHINE, *RELATIVES]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

@@ -23,6 +23,7 @@ from machine_memory.admin.display import (
 )
 from machine_memory.admin.lists import TREE
 from machine_memory.models import MachineQuerySet, MachineRecord
+from machine_memory.telemetry import trace_id
 
 RELATIVES = 20
 """Children, and machines of the tree, on the page of a machine; the list has the others."""
@@ -66,6 +67,10 @@ class Columns:
     @admin.display(description=gettext_lazy("owner"))
     def owner(self, machine: MachineRecord) -> SafeString:
         return exactly(machine.lease_owner)
+
+    @admin.display(description=gettext_lazy("trace"))
+    def trace(self, machine: MachineRecord) -> SafeString:
+        return exactly(trace_id(machine.lease_trace))
 
     @admin.display(description=gettext_lazy("held since"))
     def since(self, machine: Any) -> SafeString:
