@@ -67,15 +67,18 @@ CACHES = {
     }
 }
 
+# These orders are nobody's, so that logs and traces may name them.
 MEMORIES = {
     "database": {
         "BACKEND": "machine_memory.backends.database.DatabaseMachineMemory",
         "LOCK_TTL": 120,
+        "TELEMETRY_IDS": True,
         "OPTIONS": {"using": "default"},
     },
     "redis": {
         "BACKEND": "machine_memory.backends.redis.RedisMachineMemory",
         "LOCK_TTL": 120,
+        "TELEMETRY_IDS": True,
         "OPTIONS": {"cache": "default"},
     },
 }

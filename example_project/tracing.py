@@ -26,7 +26,7 @@ RESOURCE = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", 
 
 
 def instrument(exporter: SpanExporter | None = None) -> None:
-    """Export to ``exporter``, or to the console; and, instead of that, where OpenTelemetry's variables say."""
+    """Export to ``exporter`` and where OpenTelemetry's variables say; to the console, where that is nowhere."""
     provider = TracerProvider(resource=RESOURCE)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -25,7 +25,7 @@ _PROBLEMS = {
     ),
     "W103": (
         "Redis keeps no append-only file: a restart loses state and leases.",
-        "Set appendonly to yes.",
+        "Set appendonly to yes, and appendfsync to always where no acknowledged write may be lost.",
     ),
     "W104": (
         "Redis did not say how it is set up ({error}).",

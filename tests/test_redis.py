@@ -268,7 +268,7 @@ class TestALostMemory:
 
     @pytest.mark.timeout(120)
     def test_killed_and_restarted_under_load_it_loses_no_acknowledged_write(self) -> None:
-        with private(appendonly="yes", appendfsync="everysec") as server:
+        with private(appendonly="yes", appendfsync="always") as server:
             workers = [Counting(memory_on(server.url), id) for id in "abc"]
             threads = [threading.Thread(target=worker.run) for worker in workers]
             for thread in threads:
