@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from machine_memory.backends.primitives import MemoryPrimitives
     from machine_memory.lease import Lease
 
-REFUSALS = (LockLost, LockNotHeld, VersionConflict)
-"""Errors that are answers."""
+OUTCOMES: dict[type[Exception], str] = {LockLost: "lost", LockNotHeld: "not_held", VersionConflict: "conflict"}
+"""Of the errors that are answers; any other is an ``error``."""
+REFUSALS = tuple(OUTCOMES)
 
 
 class Instrument(NamedTuple):
@@ -191,8 +192,8 @@ class Operation:
         if self._token is not None:
             context.detach(self._token)
             self._span.set_attributes(about)
-            if self._memory.system:
-                self._span.set_attribute("db.system.name", self._memory.system)
+            if system := self._memory.system:
+                self._span.set_attribute("db.system.name", system)
             if self.outcome == "error":
                 self._span.set_status(StatusCode.ERROR)
             self._span.end()
@@ -215,14 +216,7 @@ def _span_context(traceparent: str) -> SpanContext:
 
 
 def _outcome_of(failure: BaseException) -> str:
-    match failure:
-        case LockLost():
-            return "lost"
-        case LockNotHeld():
-            return "not_held"
-        case VersionConflict():
-            return "conflict"
-    return "error"
+    return next((outcome for kind, outcome in OUTCOMES.items() if isinstance(failure, kind)), "error")
 
 
 def _origin(memory: "MemoryPrimitives") -> tuple[str, str]:

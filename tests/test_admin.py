@@ -35,6 +35,7 @@ HOSTILE = {
     "\u202eexe.txt": "right \u202e to left",
     "line\nbreak": "bell\x07",
 }
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -248,7 +249,7 @@ class TestMachines:
     @pytest.mark.parametrize(
         ("stored", "shown"),
         [
-            (f"00-{'0af7651916cd43dd8448eb211c80319c'}-b7ad6b7169203331-01", "0af7651916cd43dd8448eb211c80319c"),
+            (f"00-{TRACE_ID}-b7ad6b7169203331-01", TRACE_ID),
             (None, "-"),
             ("no trace", "-"),
         ],

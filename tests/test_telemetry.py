@@ -130,6 +130,12 @@ def leased(memory: BaseMachineMemory, id: str = "a") -> Any:
     return memory._attempt(id, 60.0, f"owner {CANARY}")
 
 
+def evicted(store: Store, worker: Worker) -> Any:
+    lease = leased(store.memory)
+    worker.force_unlock("a")
+    return lease
+
+
 FENCE = {"fence": ANY}
 CASES = [
     Case("read miss", {}, lambda store, _: store.memory.read("a")),
@@ -139,6 +145,8 @@ CASES = [
     Case("write written", {"bytes": 8, "version": 1}, lambda store, _: store.memory.write("a", {"ä": 1})),
     Case("write written", {"bytes": 2, "version": 1, **FENCE}, lambda store, _: leased(store.memory).write({})),
     Case("commit written", {"bytes": 2, "version": 1, **FENCE}, lambda store, _: leased(store.memory).commit({})),
+    Case("commit lost", FENCE, lambda *scene: evicted(*scene).commit({}), LockLost),
+    Case("commit error", {}, lambda store, _: leased(store.memory).commit({"x": {1}}), InvalidData),
     Case("write lost", FENCE, lambda *scene: lost(*scene).write("a", {}), LockLost),
     Case("write not_held", {}, lambda *scene: held_by_worker(*scene).write("a", {}), LockNotHeld),
     Case("write conflict", {}, lambda store, _: store.memory.write("a", {}, expected_version=7), VersionConflict),
@@ -146,12 +154,7 @@ CASES = [
     Case("lock acquired", {"ttl": 60, "version": 0, **FENCE}, lambda store, _: store.memory.lock("a", ttl=60)),
     Case("lock denied", {"ttl": 60}, lambda *scene: held_by_worker(*scene).lock("a", ttl=60)),
     Case("renew renewed", {"ttl": 60, **FENCE}, lambda store, _: leased(store.memory).renew()),
-    Case(
-        "renew lost",
-        {},
-        lambda store, worker: [(lease, worker.force_unlock("a"), lease.renew()) for lease in [leased(store.memory)]],
-        LockLost,
-    ),
+    Case("renew lost", {}, lambda *scene: evicted(*scene).renew(), LockLost),
     Case("unlock released", {}, lambda store, _: store.memory.unlock("a")),
     Case("unlock not_held", {}, lambda *scene: held_by_worker(*scene).unlock("a")),
     Case("cleanup removed", {}, lambda store, _: store.memory.cleanup("a")),
@@ -232,25 +235,45 @@ class TestFailure:
             with memory.lease("a") as lease:
                 break_store()
                 told.forget()
-                calls: list[Callable[[], Any]] = [
-                    *(lambda: memory.read("b"), lambda: memory.record("b"), lambda: memory.write("b", {})),
-                    *(lambda: memory.lock("b"), lambda: memory.cleanup("b"), lambda: memory.force_unlock("b")),
-                    *(lambda: lease.write({}), lease.renew, lambda: lease.commit({})),
-                    *(lambda: memory.children("b"), lambda: memory.tree("b"), lambda: list(memory.held_locks())),
-                    *(memory.purge_expired_locks, lambda: memory.purge_machines(status="done", idle=0)),
+                tried, fence = {"attempts": 3}, {"fence": lease.fence}
+                calls: list[tuple[str, dict[str, int], Callable[[], Any]]] = [
+                    ("read", tried, lambda: memory.read("b")),
+                    ("record", tried, lambda: memory.record("b")),
+                    ("write", {}, lambda: memory.write("b", {})),
+                    ("lock", {}, lambda: memory.lock("b")),
+                    ("cleanup", {}, lambda: memory.cleanup("b")),
+                    ("force_unlock", {}, lambda: memory.force_unlock("b")),
+                    ("write", fence, lambda: lease.write({})),
+                    ("renew", {}, lease.renew),
+                    ("commit", fence, lambda: lease.commit({})),
+                    ("children", tried, lambda: memory.children("b")),
+                    ("tree", tried, lambda: memory.tree("b")),
+                    ("held_locks", tried, lambda: list(memory.held_locks())),
+                    ("purge_expired_locks", {}, memory.purge_expired_locks),
+                    ("purge_machines", {}, lambda: memory.purge_machines(status="done", idle=0)),
                 ]
-                for call in calls:
-                    with pytest.raises(MachineMemoryError):
-                        call()
-                assert memory.unlock("b") is False
-        operations = {case.called.split()[0] for case in CASES}
+                with told.tracer.start_as_current_span("caller") as caller:
+                    for _, _, call in calls:
+                        with pytest.raises(MachineMemoryError):
+                            call()
+                    assert memory.unlock("b") is False
+                spans = told.spans()[:-1]
+        expected = [*((operation, details) for operation, details, _ in calls), ("unlock", {})]
 
-        assert {attribute(span, "operation") for span in told.spans()} == operations
+        assert {operation for operation, _ in expected} == {case.called.split()[0] for case in CASES}
         kind = "OperationalError" if isinstance(shared_store, DatabaseStore) else shared_store.no_answer
-        for span in told.spans():
-            assert attribute(span, "outcome") == "error"
-            assert (span.attributes or {})["error.type"] == kind
-            assert (span.status.status_code, span.status.description, span.events) == (StatusCode.ERROR, None, ())
+        for span, (operation, details) in zip(spans, expected, strict=True):
+            assert dict(span.attributes or {}) == {
+                **about(shared_store),
+                **system(shared_store),
+                "machine_memory.operation": operation,
+                "machine_memory.outcome": "error",
+                "error.type": kind,
+                **{f"machine_memory.{name}": value for name, value in details.items()},
+            }
+            assert span.parent == caller.get_span_context()
+            assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
+            assert (span.links, span.events) == ((), ())
             assert CANARY not in span.to_json()
 
     def test_tells_how_often_a_read_was_tried(self, server: Any, told: Told) -> None:
@@ -498,7 +521,7 @@ class TestMetrics:
         before = series()
         work(10, 1_000)
         for number in range(1_000, 100_000):
-            memory.read(f"order-{number}")
+            memory.write(f"order-{number}", {"n": number})
         assert series() == before + 1 == 6
 
 

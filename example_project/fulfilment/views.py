@@ -8,10 +8,7 @@ from django.views.decorators.http import require_POST
 from opentelemetry import trace
 
 from example_project.fulfilment.events import Event, Outcome
-from example_project.fulfilment.orchestrator import create_arvo_orchestrator
-from example_project.fulfilment.worker import EXECUTION_UNITS, LEASE_TTL
-from example_project.fulfilment.workflow import Fulfilment1, Fulfilment2
-from machine_memory import memory
+from example_project.fulfilment.worker import new_orchestrator
 
 
 @csrf_exempt  # Events come from machines; who they are would be for a token to say.
@@ -24,11 +21,8 @@ def events(request: HttpRequest) -> JsonResponse:
             {"error": "An event is a JSON object of id, subject and name, which are texts."}, status=400
         )
     trace.get_current_span().set_attribute("order.event", event.name)
-    orchestrator = create_arvo_orchestrator(
-        memory=memory, execution_units=EXECUTION_UNITS, machines=[Fulfilment1, Fulfilment2], ttl=LEASE_TTL
-    )
     try:
-        result = orchestrator.handle(event)
+        result = new_orchestrator().handle(event)
     except LookupError as error:
         return JsonResponse({"error": str(error)}, status=400)
     body = {"outcome": result.outcome, "version": result.version}

@@ -17,15 +17,20 @@ PAUSE = 0.2
 """Seconds to wait where every order of a batch was somebody else's."""
 
 
-def work(name: str, *, stopped: Callable[[], bool], observe: Observer | None = None) -> None:
-    """Handle what waits, until nothing does or ``stopped`` says so."""
-    orchestrator = create_arvo_orchestrator(
+def new_orchestrator(observe: Observer | None = None) -> Orchestrator:
+    """Return one that knows the workflow in both editions."""
+    return create_arvo_orchestrator(
         memory=memory,
         execution_units=EXECUTION_UNITS,
         machines=[Fulfilment1, Fulfilment2],
         observe=observe,
         ttl=LEASE_TTL,
     )
+
+
+def work(name: str, *, stopped: Callable[[], bool], observe: Observer | None = None) -> None:
+    """Handle what waits, until nothing does or ``stopped`` says so."""
+    orchestrator = new_orchestrator(observe)
     while not stopped() and (batch := list(Delivery.objects.waiting().order_by("?")[:BATCH])):
         outcomes = {handle(delivery, orchestrator, name) for delivery in batch}
         if outcomes == {Outcome.DENIED}:
