@@ -1,7 +1,7 @@
 """How long a statement waits for others, and what the errors of the databases mean."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError
@@ -16,6 +16,10 @@ TRANSIENT = (
     *("1040", "1053", "1317", "1927", "1969", "2002", "2003", "2006", "2013", "2055", "3024"),
     *("SQLITE_IOERR", "SQLITE_CANTOPEN"),
 )
+
+
+BRIEFLY = 0.05
+"""Seconds that the keeper waits where it cannot pass a row over: others wait for it meanwhile."""
 
 
 def is_contention(error: Error) -> bool:
@@ -41,13 +45,13 @@ def _code(error: Error) -> str:
 
 
 @contextmanager
-def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def bounded_wait(connection: BaseDatabaseWrapper, seconds: float = sql.LOCK_WAIT) -> Iterator[None]:
     """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s."""
     if connection.vendor == "sqlite":
         connection.ensure_connection()
         execute = connection.connection.execute  # The driver's own: a pragma is no statement on the database.
         (before,) = execute("PRAGMA busy_timeout").fetchone()
-        execute(sql.BOUND_WAIT_SQLITE)
+        execute(sql.BOUND_WAIT_SQLITE.format(seconds * 1000))
         try:
             yield
         finally:
@@ -60,6 +64,11 @@ def bounded_wait(connection: BaseDatabaseWrapper) -> Iterator[None]:
         is_mariadb = getattr(connection, "mysql_is_mariadb", False)
         with connection.execute_wrapper(_without_waiting) if is_mariadb else nullcontext():
             yield
+
+
+def passing_over(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+    """Bound the wait where no row can be passed over."""
+    return bounded_wait(connection, BRIEFLY) if connection.vendor == "sqlite" else nullcontext()
 
 
 def _without_waiting(execute: Callable[..., Any], query: str, *args: Any) -> Any:

@@ -27,8 +27,13 @@ def decode(text: str | None) -> object:
     """Return what stored text says; text that is no JSON stands for itself, and is no state."""
     try:
         return None if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def encoded(value: object) -> EncodedData | None:
+    """Return what was stored as the text that it was."""
+    return None if value is None else EncodedData(_encode(value))
 
 
 def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:

@@ -43,10 +43,6 @@ class LockError(StoreError):
     """The store failed while locking. It never means "somebody else has it"."""
 
 
-class LockInTransaction(LockError):
-    """A lease taken inside an open transaction is invisible to others and gone after a rollback."""
-
-
 class CorruptRecord(StoreError):
     """The stored state is not a JSON object: something other than this package wrote it."""
 
@@ -69,6 +65,10 @@ class LockNotHeld(LeaseError):
 
 class VersionConflict(MachineMemoryError):
     """The stored version is not the expected one. Read again and decide anew."""
+
+
+class LockInTransaction(MachineMemoryError):
+    """A lease taken inside an open transaction is invisible to others and gone after a rollback. A mistake, no outage."""
 
 
 class InvalidConfiguration(MachineMemoryError, ImproperlyConfigured):

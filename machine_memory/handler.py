@@ -25,7 +25,7 @@ class MemoryHandler:
 
     def __init__(self) -> None:
         self._memories: dict[str, BaseMachineMemory] = {}
-        self._building = threading.Lock()
+        self._building = threading.RLock()  # The constructor of one may ask for another.
         setting_changed.connect(self._forget)
 
     def __getitem__(self, alias: str) -> BaseMachineMemory:

@@ -80,7 +80,7 @@ FORCE_RELEASE = _script("""
 
 # Returns what else stands: why the writer is refused, by token and version, or what was changed.
 WRITE = _script("""
-    local writer, expected_version, release, data, status, source, initiator, parent, root = unpack(ARGV)
+    local writer, expected_version, release, extend, data, status, source, initiator, parent, root = unpack(ARGV)
     if holder ~= writer or (expected_version ~= '' and version ~= tonumber(expected_version)) then
         return {0, holder, version}
     end
@@ -96,7 +96,7 @@ WRITE = _script("""
     if status ~= '' then redis.call('HSET', key, 'status', status) end
     if source ~= '' then redis.call('HSET', key, 'source', source) end
     if initiator ~= '' then redis.call('HSET', key, 'initiator', initiator) end
-    if release ~= '' then end_lease() end
+    if release ~= '' then end_lease() elseif extend ~= '' then redis.call('HSET', key, 'lease_expires_at', now + extend) end
     return {1, holder, version}
 """)
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 from django.apps import apps
-from django.db import IntegrityError, OperationalError, connections, models, transaction
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from machine_memory.clock import FirstFence, StoreTime
-from machine_memory.contention import bounded_wait, is_contention
-from machine_memory.encoding import DataEncoder
+from machine_memory.contention import bounded_wait
+from machine_memory.encoding import DataEncoder, encoded
 from machine_memory.exceptions import InvalidConfiguration
 from machine_memory.fields import ExactCharField, PartialIndex
 from machine_memory.records import Change, Grant, Metadata
@@ -83,33 +83,31 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
         ``None``: somebody else holds the machine, or works on its row right now.
         """
-        skips = connections[self.db].features.has_select_for_update_skip_locked
-        try:
-            with nullcontext() if skips else bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
-                lease = {
-                    "lease_token": token,
-                    "lease_owner": owner,
-                    "lease_trace": trace,
-                    "lease_acquired_at": StoreTime(),
-                    "lease_expires_at": StoreTime(ttl),
-                }
-                taken = self._take(id, lease, skips)
-                if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
-                    taken = self._take(id, lease, skips)
-                return self.granted(id, token=token) if taken else None
-        except OperationalError as error:
-            if is_contention(error):
-                return None
-            raise
+        with nullcontext() if self._skips else bounded_wait(connections[self.db]), transaction.atomic(using=self.db):
+            lease = {
+                "lease_token": token,
+                "lease_owner": owner,
+                "lease_trace": trace,
+                "lease_acquired_at": StoreTime(),
+                "lease_expires_at": StoreTime(ttl),
+            }
+            taken = self._take(id, lease)
+            if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
+                taken = self._take(id, lease)
+            return self.granted(id, token=token) if taken else None
 
     def granted(self, id: str, *, token: str) -> Grant | None:
         row = self.filter(pk=id, lease_token=token).values_list("data", "version", "fence", "lease_evicted").first()
-        return Grant(*row) if row else None
+        return Grant(encoded(row[0]), *row[1:]) if row else None
 
-    def _take(self, id: str, lease: Mapping[str, object], skips: bool) -> bool:
+    @property
+    def _skips(self) -> bool:
+        return bool(connections[self.db].features.has_select_for_update_skip_locked)
+
+    def _take(self, id: str, lease: Mapping[str, object]) -> bool:
         available = self.filter(pk=id).open_to(None)
         # SQLite has no rows to skip, and there a transaction that reads first may not write once another has written.
-        if skips and not available.select_for_update(skip_locked=True).values_list("pk"):
+        if self._skips and not available.select_for_update(skip_locked=True).values_list("pk"):
             return False
         # First what the lease before leaves: MySQL assigns in this order.
         evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
@@ -128,6 +126,27 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def renew(self, id: str, *, token: str, ttl: float) -> bool:
         return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=StoreTime(ttl)))
+
+    def of(self, ids: Mapping[str, str]) -> "MachineQuerySet":
+        """Machines under the leases of these tokens, whose ids are given with them."""
+        return self.filter(pk__in=ids.values(), lease_token__in=ids)
+
+    def unused(self) -> "MachineQuerySet":
+        """Keep the rows until the transaction ends, and pass over those that somebody else works on."""
+        return self.select_for_update(skip_locked=True) if self._skips else self
+
+    def renew_each(self, ids: Mapping[str, str], *, ttl: float) -> set[str]:
+        """Extend the live leases of these tokens whose rows nobody uses, and return which those are."""
+        with transaction.atomic(using=self.db):
+            unused = dict(self.of(ids).held().order_by("pk").unused().values_list("lease_token", "pk"))
+            self.filter(pk__in=unused.values()).held().update(lease_expires_at=StoreTime(ttl))
+            return set(unused)
+
+    def release_each(self, ids: Mapping[str, str]) -> None:
+        """End the leases of these tokens whose rows nobody uses."""
+        with transaction.atomic(using=self.db):
+            unused = dict(self.of(ids).order_by("pk").unused().values_list("lease_token", "pk"))
+            self.of(unused).update(**NO_LEASE)
 
     def release(self, id: str, *, token: str) -> bool:
         return bool(self.filter(pk=id, lease_token=token).update(**NO_LEASE))
@@ -149,6 +168,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
                 changes = self._ancestry_if_first(change.id, change.metadata.parent) | changes
             if change.release:
                 changes |= NO_LEASE
+            elif change.extend is not None:
+                changes["lease_expires_at"] = StoreTime(change.extend)
             if not row.update(**changes, version=F("version") + 1):
                 return None
             return self.values_list("version", flat=True).get(pk=change.id)

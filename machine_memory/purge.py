@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Coalesce
 
@@ -70,7 +70,7 @@ def _batch(machines: MachineQuerySet, *, dry_run: bool = False) -> Iterator[None
         yield
         return
     with transaction.atomic(using=machines.db):
-        if not _skips(machines):
+        if not machines._skips:
             # SQLite has no rows to keep: a transaction that begins with a write has the whole database to itself.
             machines.filter(pk="").update(version=F("version"))
         yield
@@ -78,8 +78,4 @@ def _batch(machines: MachineQuerySet, *, dry_run: bool = False) -> Iterator[None
 
 def _unused(rows: MachineQuerySet, *, dry_run: bool = False) -> MachineQuerySet:
     """Keep the rows until the batch is done, and pass over those that somebody else works on."""
-    return rows.select_for_update(skip_locked=True) if _skips(rows) and not dry_run else rows
-
-
-def _skips(machines: MachineQuerySet) -> bool:
-    return bool(connections[machines.db].features.has_select_for_update_skip_locked)
+    return rows if dry_run else rows.unused()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +90,24 @@ class Change:
     expected_version: int | None
     release: bool
     """Whether the lease ends with it."""
+    extend: float | None = None
+    """The seconds that the lease lasts from then on; ``None``: it ends when it would have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a store hands back with a lease: the machine as it was at that instant."""
 
-    data: object
+    text: EncodedData | None
     version: int
     fence: int
     evicted: str | None = None
     """The trace of the expired lease that was taken over, empty where it has none; ``None``: there was none."""
+
+
+class Joined(Protocol):
+    """A transaction of the caller's that a step has joined."""
+
+    @property
+    def committed(self) -> bool | None:
+        """Whether it was committed or rolled back; ``None``: it is open."""

@@ -7,7 +7,13 @@ from django.conf import settings
 from django.core.cache import BaseCache, InvalidCacheBackendError, caches
 from django.core.checks import CheckMessage
 from redis import BlockingConnectionPool, ConnectionError, ConnectionPool, Redis, RedisError, TimeoutError
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    MaxConnectionsError,
+    ResponseError,
+)
 from redis.sentinel import SentinelConnectionPool
 
 from machine_memory.exceptions import InvalidConfiguration
@@ -32,10 +38,46 @@ else:
     _Connection = object
 
 
-class _TellsConnecting(_Connection):
-    """A connection that tells a failure to connect from one on the way, which redis-py does not."""
+class _CountsReplies(_Connection):
+    """A connection that is closed, never reused, where a reply is still to come: it would be the next question's.
+
+    It also tells a failure to connect from one on the way, which redis-py does not.
+    """
+
+    _asked = 1
+    """Commands of the next package."""
+    _owed = 0
+    """Replies that were not read, whatever exception has come between."""
+
+    def pack_commands(self, commands: Any) -> Any:
+        commands = list(commands)
+        self._asked = len(commands)
+        return super().pack_commands(commands)
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self._sock:
+            self.connect()
+        if check_health:
+            self.check_health()  # type: ignore[no-untyped-call]
+        self._owed, self._asked = self._owed + self._asked, 1
+        super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            reply = super().read_response(*args, **options)
+        except ResponseError:
+            self._owed -= 1
+            raise
+        self._owed -= 1
+        return reply
+
+    def disconnect(self, *args: Any, **options: Any) -> None:
+        self._owed, self._asked = 0, 1
+        super().disconnect(*args, **options)  # type: ignore[no-untyped-call]
 
     def connect(self) -> None:
+        if self._owed:  # A pool asks for this before it hands a connection out.
+            self.disconnect()
         try:
             super().connect()  # type: ignore[no-untyped-call]
         except (ConnectionError, TimeoutError) as error:
@@ -93,7 +135,7 @@ def one_attempt(client: object) -> "Redis":
             f"client must be a redis.Redis, not {quoted(client)}: Redis Cluster is not supported."
         )
     kept = {name: value for name, value in pool.connection_kwargs.items() if name not in _OTHERWISE}
-    connection_class = type("OneAttempt", (_TellsConnecting, pool.connection_class), {})
+    connection_class = type("OneAttempt", (_CountsReplies, pool.connection_class), {})
     options: dict[str, Any] = {**kept, "connection_class": connection_class, "max_connections": pool.max_connections}
     if isinstance(pool, SentinelConnectionPool):
         options |= {"is_master": True, "check_connection": pool.check_connection}

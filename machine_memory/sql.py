@@ -36,7 +36,7 @@ LOCK_WAIT = 0.5
 """Seconds for which ``lock`` waits where it cannot skip the row: on SQLite, and on PostgreSQL to insert it."""
 BOUND_WAIT = f"SET_CONFIG('lock_timeout', '{LOCK_WAIT}s', TRUE)"
 """PostgreSQL's bound; it ends with the transaction."""
-BOUND_WAIT_SQLITE = f"PRAGMA busy_timeout = {LOCK_WAIT * 1000:.0f}"
+BOUND_WAIT_SQLITE = "PRAGMA busy_timeout = {:.0f}"
 WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 """MariaDB's, for the statement that follows."""
 
@@ -99,6 +99,21 @@ INSERT_LEASE = """
 """
 
 RENEW = "UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} = %(id)s AND {mine}"
+# Of tokens, and their ids; passes over what somebody else works on.
+RENEW_EACH = {
+    "postgresql": """
+        UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (
+            SELECT {id} FROM {table} WHERE {id} = ANY(%(ids)s{texts}) AND {lease_token} = ANY(%(tokens)s{texts})
+                AND COALESCE({lease_expires_at} > {now}, FALSE)
+            ORDER BY {id} FOR UPDATE SKIP LOCKED)
+        RETURNING {lease_token}
+    """,
+    "sqlite": """
+        UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (SELECT value FROM JSON_EACH(%(ids)s))
+            AND {lease_token} IN (SELECT value FROM JSON_EACH(%(tokens)s)) AND {lease_expires_at} > {now}
+        RETURNING {lease_token}
+    """,
+}
 RELEASE = "UPDATE {table} SET {no_lease} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
 GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
 STANDING = """
@@ -108,7 +123,7 @@ READ = "SELECT {data} FROM {table} WHERE {id} = %(id)s"
 
 # Parent and root are those of the first write; an absent label stays as it is. The version comes last, see ACQUIRE.
 WRITE = """
-    UPDATE {table} SET {ancestry} {ending}
+    UPDATE {table} SET {ancestry} {lease_change}
         {data} = {json}, {written_at} = {now}, {status} = COALESCE(%(status)s, {status}),
         {source} = COALESCE(%(source)s, {source}), {initiator} = COALESCE(%(initiator)s, {initiator}),
         {version} = {next_version}

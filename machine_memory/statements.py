@@ -1,14 +1,16 @@
 """The steps that are taken most, in one statement each: what the QuerySet's forms of them do, at the driver's speed."""
 
+import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from django.db import IntegrityError, OperationalError
+from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from machine_memory import sql
 from machine_memory.clock import OFFSET, host_microseconds
-from machine_memory.contention import bounded_wait, is_contention
+from machine_memory.contention import bounded_wait
 from machine_memory.encoding import decode
 from machine_memory.models import MachineRecord
 from machine_memory.records import Change, EncodedData, Grant
@@ -32,6 +34,7 @@ class Page:
             "without_waiting": sql.WITHOUT_WAITING,
             # Where the server binds parameters, each has one type: that of the first place where it stands.
             "text": "::text" if kind == "postgresql" else "",
+            "texts": "::text[]",
             "json": "%(data)s::jsonb" if kind == "postgresql" else "%(data)s",
             "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
         }
@@ -47,22 +50,29 @@ class Page:
         self.write_first = self._fill(sql.WRITE_FIRST)
         # MariaDB's UPDATE returns no row, but the number that it is told to remember.
         self.returns = kind != "mariadb"
-        self._writes: dict[tuple[bool, int | None, bool], str] = {}
+        self.renew_each = self._fill(sql.RENEW_EACH[kind]) if kind in sql.RENEW_EACH else None
+        self._writes: dict[tuple[bool, int | None, bool, bool], str] = {}
 
-    def write(self, token: str | None, expected_version: int | None, release: bool) -> str:
-        version = expected_version and 1  # Whichever it is, it was written before.
-        key = (token is None, version, release)
+    def write(self, change: Change) -> str:
+        token, release = change.token, change.release
+        version = change.expected_version and 1  # Whichever it is, it was written before.
+        key = (token is None, version, release, change.extend is not None)
         if key not in self._writes:
             self._writes[key] = self._fill(
                 sql.WRITE,
                 ancestry="" if version else self._fill(sql.ANCESTRY),
-                ending=self._names["no_lease"] + "," if release else "",
+                lease_change=self._lease_change(change),
                 guard=self._names["open" if token is None else "mine"]
                 + ("" if version is None else self._fill(" AND {version} = %(expected_version)s")),
                 next_version=self._fill("{version} + 1" if self.returns else "LAST_INSERT_ID({version} + 1)"),
                 returning_version=self._fill("RETURNING {version}" if self.returns else ""),
             )
         return self._writes[key]
+
+    def _lease_change(self, change: Change) -> str:
+        if change.release:
+            return self._names["no_lease"] + ","
+        return self._fill("{lease_expires_at} = {later},") if change.extend is not None else ""
 
     def _fill(self, text: str, **more: str) -> str:
         return " ".join(text.format(**self._names, **more).split())
@@ -96,15 +106,10 @@ class MachineStatements:
         params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl), "trace": trace}
         if page.vendor == "sqlite":
             params["first_fence"] = host_microseconds()
-        try:
-            with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
-                row = self._row(page.acquire, params)
-                if row is None and page.insert_lease:
-                    row = self._row(page.insert_lease, params)
-        except OperationalError as error:
-            if is_contention(error):
-                return None
-            raise
+        with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
+            row = self._row(page.acquire, params)
+            if row is None and page.insert_lease:
+                row = self._row(page.insert_lease, params)
         return _grant(row, token)
 
     def granted(self, id: str, *, token: str) -> Grant | None:
@@ -114,13 +119,25 @@ class MachineStatements:
         params = {"id": id, "token": token, "ttl": OFFSET[self._page.vendor](ttl)}
         return self._count(self._page.renew, params) == 1
 
+    def renew_each(self, ids: Mapping[str, str], *, ttl: float) -> set[str]:
+        text, vendor = self._page.renew_each, self._page.vendor
+        if text is None:
+            return MachineRecord.objects.using(self._connection.alias).renew_each(ids, ttl=ttl)
+        lists = list(ids.values()), list(ids)
+        asked, tokens = lists if vendor == "postgresql" else map(json.dumps, lists)
+        with self._connection.cursor() as cursor:
+            cursor.execute(text, {"ids": asked, "tokens": tokens, "ttl": OFFSET[vendor](ttl)})
+            return {token for (token,) in cursor.fetchall()}
+
     def release(self, id: str, *, token: str) -> bool:
         return self._count(self._page.release, {"id": id, "token": token}) == 1
 
     def write(self, change: Change) -> int | None:
-        text = self._page.write(change.token, change.expected_version, change.release)
+        params = _columns(change)
+        if change.extend is not None:
+            params["ttl"] = OFFSET[self._page.vendor](change.extend)
         with self._connection.cursor() as cursor:
-            cursor.execute(text, _columns(change))
+            cursor.execute(self._page.write(change), params)
             if not self._page.returns:
                 return int(cursor.lastrowid) if cursor.rowcount else None
             row = cursor.fetchone()

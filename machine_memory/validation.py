@@ -88,6 +88,14 @@ def option(value: Option, name: str, kind: type[Option], *, most: float = inf) -
     return value
 
 
+def fence(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InvalidVersion(f"fence must be an int from 0, that of a lease, not {quoted(value)}.")
+    return value
+
+
 def expected_version(value: object) -> int | None:
     if value is None:
         return None

@@ -483,7 +483,7 @@ class TestLease:
 
     def test_it_checks_the_version_that_it_has_seen(self, store: Store) -> None:
         with store.memory.lease("a") as lease:
-            lease.version = 7
+            lease._change(lease._standing._replace(version=7))
             with pytest.raises(VersionConflict):
                 lease.commit({})
             assert store.lease_of("a")

@@ -127,7 +127,10 @@ def lost(store: Store, worker: Worker) -> BaseMachineMemory:
 
 def leased(memory: BaseMachineMemory, id: str = "a") -> Any:
     """Return a lease that nothing ends by itself."""
-    return memory._attempt(id, 60.0, f"owner {CANARY}")
+    lease = Lease(memory, id, 60.0)
+    lease.owner = f"owner {CANARY}"
+    assert memory._take(lease)
+    return lease
 
 
 def evicted(store: Store, worker: Worker) -> Any:
@@ -551,7 +554,7 @@ class TestPrivacy:
         self, shared_store: Any, told: Told, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caplog.set_level(logging.DEBUG, "machine_memory")
-        monkeypatch.setattr("machine_memory.backends.verbs.describe_owner", lambda: f"owner {CANARY}")
+        monkeypatch.setattr("machine_memory.lease.describe_owner", lambda: f"owner {CANARY}")
         memory, id = shared_store.new_memory(), f"id {CANARY}"
         memory.read(id)
         with memory.lease(id, ttl=0.3, keep_alive=True) as lease:
@@ -589,7 +592,7 @@ class TestPrivacy:
         def failing(*args: Any, **kwargs: Any) -> None:
             raise memory.failures[0](f"the driver quotes {CANARY}")
 
-        for primitive in ("_read", "_write", "_remove", "_release", "_renew"):
+        for primitive in ("_read", "_write", "_remove", "_release", "_release_each", "_renew_each"):
             monkeypatch.setattr(memory, primitive, failing)
 
 

@@ -1,17 +1,14 @@
 """What every backend is: the verbs and, for each, its async twin."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-import tenacity
 
 from machine_memory import validation
 from machine_memory.backends.steps import Seconds, waiting
 from machine_memory.backends.verbs import MemoryVerbs
-from machine_memory.exceptions import MachineMemoryError
-from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
+from machine_memory.contexts import held, hold
+from machine_memory.lease import AsyncLeaseBlock, Lease
 from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
 
 
@@ -29,11 +26,16 @@ class BaseMachineMemory(MemoryVerbs):
         return await self._hop(self.write, id, data, expected_version=expected_version, metadata=metadata)
 
     async def alock(self, id: str, *, ttl: Seconds | None = None) -> bool:
-        """See ``lock``."""
-        lease = await self._attempt_unless_cancelled(validation.machine_id(id), self._ttl(ttl), describe_owner())
-        if lease is not None:
+        """See ``lock``. The task that awaits it is the holder: prefer ``alease`` where others wrap it in a task."""
+        lease = Lease(self, validation.machine_id(id), self._ttl(ttl))
+        try:
+            if not await self._hop(self._take, lease):
+                return False
             hold(lease)
-        return lease is not None
+            return True
+        except BaseException:
+            lease._abandon()
+            raise
 
     async def aunlock(self, id: str) -> bool:
         """See ``unlock``. A task that is cancelled meanwhile has unlocked all the same."""
@@ -41,22 +43,15 @@ class BaseMachineMemory(MemoryVerbs):
         lease = held(self, id)
         return await self._hop(self._unlock, id, None) if lease is None else await lease.arelease()
 
-    @asynccontextmanager
-    async def alease(
+    def alease(
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
-    ) -> AsyncIterator[Lease]:
+    ) -> AbstractAsyncContextManager[Lease]:
         """See ``lease``."""
-        id, seconds, attempt = validation.machine_id(id), self._ttl(ttl), self._attempt_unless_cancelled
-        if patience := waiting(wait):
-            attempt = tenacity.AsyncRetrying(**patience).wraps(attempt)
-        lease = await self._hop(self._granted, id, await attempt(id, seconds, describe_owner()))
-        hold(lease)
-        keeper = KeepAlive(lease) if keep_alive else None
-        try:
-            yield lease
-        finally:
-            forget(lease)
-            await asyncio.shield(self._leave(lease, keeper))
+        return AsyncLeaseBlock(self, validation.machine_id(id), self._ttl(ttl), waiting(wait), keep_alive=keep_alive)
+
+    async def aholder(self, id: str) -> LockInfo | None:
+        """See ``holder``."""
+        return await self._hop(self.holder, id)
 
     async def arecord(self, id: str) -> Record | None:
         """See ``record``."""
@@ -90,21 +85,3 @@ class BaseMachineMemory(MemoryVerbs):
     async def atree(self, root: str) -> list[str]:
         """See ``tree``."""
         return await self._hop(self.tree, root)
-
-    async def _leave(self, lease: Lease, keeper: KeepAlive | None) -> None:
-        if keeper:
-            await asyncio.to_thread(keeper.stop)
-        if lease._may_be_live():
-            await lease.arelease()
-
-    async def _attempt_unless_cancelled(self, id: str, ttl: float, owner: str) -> Lease | None:
-        attempt = asyncio.ensure_future(self._hop(self._attempt, id, ttl, owner))
-        try:
-            return await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            # The thread goes on, and may be granted a lease that nobody would know of.
-            with suppress(MachineMemoryError):  # The caller is to see the cancellation.
-                lease = await attempt
-                if lease is not None:
-                    await self._hop(lease._release)
-            raise

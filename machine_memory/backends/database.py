@@ -1,25 +1,28 @@
 """Memory in a table of a Django database."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from django.core.checks import CheckMessage
-from django.db import DEFAULT_DB_ALIAS, Error, connections
+from django.db import DEFAULT_DB_ALIAS, Error, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 from django.utils.connection import ConnectionDoesNotExist
 
 from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.backends.primitives import refusal
-from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, UnknownOutcome, WriteError
+from machine_memory.backends.primitives import Contended, UnknownGrant, refusal, reply_lost
+from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, WriteError
 from machine_memory.problems import problem
-from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record, Retention
+from machine_memory.records import Change, Grant, Joined, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
 
 if TYPE_CHECKING:
+    from machine_memory.lease import Lease
     from machine_memory.models import MachineQuerySet
     from machine_memory.statements import MachineStatements
 
@@ -67,13 +70,10 @@ class DatabaseMachineMemory(BaseMachineMemory):
                     return 1
                 _refuse_unless_open(steps, change.id, change.token, change.expected_version)
         except Error as failure:
-            if connection.in_atomic_block:
+            if _in_transaction(connection):
                 raise  # What becomes of it is decided with the caller's transaction.
             if _is_lost(session, connection):
-                raise UnknownOutcome(
-                    f"The reply to the write of {quoted(change.id)} was lost: it may have been applied."
-                    " Read it back and compare versions before writing again."
-                ) from failure
+                raise reply_lost("write", change.id) from failure
             if contention.is_contention(failure):
                 _refuse_unless_open(steps, change.id, change.token, change.expected_version)
             raise
@@ -85,10 +85,15 @@ class DatabaseMachineMemory(BaseMachineMemory):
         _refuse_in_transaction(connection, "Locking", id)
         try:
             return steps.acquire(id, token=token, owner=owner, ttl=ttl, trace=trace)
-        except Error:
-            grant = self._claim(id, token) if _is_lost(session, connection) else None
-            if grant is None:
+        except Error as failure:
+            if contention.is_contention(failure):
+                what = "The database is busy with" if connection.vendor == "sqlite" else f"{quoted(id)} is in use by"
+                raise Contended(f"{what} another transaction.") from failure
+            if not _is_lost(session, connection):
                 raise
+            grant = self._claim(id, token)
+            if grant is None:
+                raise UnknownGrant(f"The store failed to lock {quoted(id)} ({type(failure).__name__}).") from failure
             return grant
 
     def _claim(self, id: str, token: str) -> Grant | None:
@@ -96,11 +101,15 @@ class DatabaseMachineMemory(BaseMachineMemory):
         try:
             return self._steps(self._mend_connection()).granted(id, token=token)
         except Error:
-            return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
+            return None  # The store is down, as the caller is about to be told.
 
     def _holder_trace(self, id: str) -> str | None:
         trace: str | None = self._machines.held().filter(pk=id).values_list("lease_trace", flat=True).first()
         return trace
+
+    def _holder(self, id: str) -> LockInfo | None:
+        columns = self._machines.held().filter(pk=id).values("id", "fence", **LOCK_INFO_COLUMNS).first()
+        return LockInfo(**self._in_utc(columns)) if columns else None
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         connection = self._mend_connection()
@@ -114,13 +123,55 @@ class DatabaseMachineMemory(BaseMachineMemory):
         live_token, _ = steps.standing(id) or (None, 0)
         return live_token is None
 
+    def _renew_each(self, leases: "Collection[Lease]") -> tuple[set[str], set[str]]:
+        connection, machines = self._mend_connection(), self._machines
+        ids: dict[float, dict[str, str]] = defaultdict(dict)
+        for lease in leases:
+            ids[lease.ttl][lease._token] = lease.id
+        renewed: set[str] = set()
+        over: set[str] = set()
+        for ttl, of_this_ttl in ids.items():
+            for some in _batches(of_this_ttl, self.batch):
+                try:
+                    with contention.passing_over(connection):
+                        done = self._steps(connection).renew_each(some, ttl=ttl)
+                except OperationalError as error:
+                    if not contention.is_contention(error):
+                        raise
+                    continue
+                renewed |= done
+                if rest := some.keys() - done:
+                    over |= rest - set(machines.of(some).held().values_list("lease_token", flat=True))
+        return renewed, over
+
+    def _release_each(self, leases: "Collection[Lease]") -> set[str]:
+        connection, machines = self._mend_connection(), self._machines
+        over: set[str] = set()
+        for some in _batches({lease._token: lease.id for lease in leases}, self.batch):
+            try:
+                with contention.passing_over(connection):
+                    machines.release_each(some)
+            except OperationalError as error:
+                if not contention.is_contention(error):
+                    raise
+                continue
+            over |= some.keys() - set(machines.of(some).values_list("lease_token", flat=True))
+        return over
+
     def _force_release(self, id: str, *, fence: int | None) -> bool:
         return self._machines.force_release(id, fence=fence)
 
     def _remove(self, id: str, *, token: str | None) -> None:
         machines = self._machines
-        if not machines.remove(id, token=token) and machines.filter(pk=id).exists():
-            _refuse_unless_open(machines, id, token, None)
+        connection = self._connection
+        session = _session(connection)
+        try:
+            if not machines.remove(id, token=token) and machines.filter(pk=id).exists():
+                _refuse_unless_open(machines, id, token, None)
+        except Error as failure:
+            if not _in_transaction(connection) and _is_lost(session, connection):
+                raise reply_lost("cleanup", id) from failure
+            raise
 
     def _held_locks(self, after: str) -> list[LockInfo]:
         leases = self._machines.held().filter(pk__gt=after).order_by("pk").values("id", "fence", **LOCK_INFO_COLUMNS)
@@ -167,7 +218,23 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return isinstance(failure, Error) and contention.is_transient(failure) and not self._in_transaction()
 
     def _in_transaction(self) -> bool:
-        return self._connection.in_atomic_block
+        return _in_transaction(self._connection)
+
+    def _joined(self, latest: Joined | None) -> Joined | None:
+        connection = self._connection
+        # Without autocommit nobody is told of a commit, nor in a TestCase, whose transaction is to go unnoticed.
+        if not connection.in_atomic_block or _is_of_a_test(connection):
+            return None
+        if isinstance(latest, _Joined) and latest.is_of(connection):
+            return latest
+        return _Joined(connection)
+
+    def _start_afresh(self) -> None:
+        connection = self._connection
+        if connection.in_atomic_block:
+            connection.needs_rollback = True
+        elif not _in_transaction(connection):
+            connection.close()
 
     def _close(self) -> None:
         self._connection.close()
@@ -196,7 +263,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
         """Return the connection of this thread; one that has had an error and is broken is closed."""
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
-        if connection.errors_occurred and connection.connection and not connection.in_atomic_block:
+        if connection.errors_occurred and connection.connection and not _in_transaction(connection):
             if not connection.is_usable():
                 connection.close()
             connection.errors_occurred = False
@@ -215,10 +282,46 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return columns | {name: clock.as_utc(value, self._connection) for name, value in times.items()}
 
 
+class _Joined:
+    """A transaction of the caller's, or the savepoint in it, that a step has joined."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self._savepoints = tuple(connection.savepoint_ids)
+        self._is_committed = False
+        connection.on_commit(self._commit)
+
+    def is_of(self, connection: BaseDatabaseWrapper) -> bool:
+        """Say whether what a step does now will be settled with it."""
+        here = connection is self._connection and tuple(connection.savepoint_ids) == self._savepoints
+        return here and self.committed is None
+
+    @property
+    def committed(self) -> bool | None:
+        if self._is_committed:
+            return True
+        # A rollback is told by nothing but this: what should happen after the commit is forgotten.
+        is_open = any(hook == self._commit for _, hook, *_ in self._connection.run_on_commit)
+        return None if is_open else False
+
+    def _commit(self) -> None:
+        self._is_committed = True
+
+
+def _batches(ids: dict[str, str], size: int) -> Iterator[dict[str, str]]:
+    rest = iter(ids.items())
+    while some := dict(islice(rest, size)):
+        yield some
+
+
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
+
+
 def _session(connection: BaseDatabaseWrapper) -> object:
     """Return the driver's connection, opened if need be."""
-    if connection.connection is None:
-        connection.ensure_connection()
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
     return connection.connection
 
 
@@ -227,10 +330,14 @@ def _is_lost(session: object, connection: BaseDatabaseWrapper) -> bool:
     return connection.connection is not session or not connection.is_usable()
 
 
-def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str, id: str) -> None:
+def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a TestCase alone has opened what is open, which does not count, as for Django's own `durable`."""
     blocks = connection.atomic_blocks
-    # The transaction that a TestCase wraps around a test does not count, as for Django's own `durable`.
-    if connection.get_autocommit() or (blocks and all(getattr(block, "_from_testcase", False) for block in blocks)):
+    return bool(blocks) and all(getattr(block, "_from_testcase", False) for block in blocks)
+
+
+def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str, id: str) -> None:
+    if connection.get_autocommit() or _is_of_a_test(connection):
         return
     raise LockInTransaction(
         f"{what} {quoted(id)} inside an open transaction of the database {connection.alias!r} is refused: nobody else"

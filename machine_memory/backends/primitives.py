@@ -1,14 +1,25 @@
 """What a backend fills in: one atomic step of its store for each verb, and why such a step was refused."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 from django.core.checks import CheckMessage
 
-from machine_memory.exceptions import LockLost, LockNotHeld, MachineMemoryError, VersionConflict
-from machine_memory.records import Change, Grant, LockInfo, PurgeResult, Record, Retention
+from machine_memory.exceptions import LockError, LockLost, LockNotHeld, MachineMemoryError, UnknownOutcome, VersionConflict
+from machine_memory.records import Change, Grant, Joined, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
+
+if TYPE_CHECKING:
+    from machine_memory.lease import Lease
+
+
+class Contended(Exception):
+    """Something other than a lease stands in the way of a lock, just now."""
+
+
+class UnknownGrant(LockError):
+    """The reply to a lock was lost: it may have been granted."""
 
 
 class MemoryPrimitives(ABC):
@@ -41,7 +52,14 @@ class MemoryPrimitives(ABC):
         """Write in one atomic step and return the new version, or raise the ``refusal``."""
 
     @abstractmethod
-    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None: ...
+    def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
+        """Grant a lease; ``None``: somebody else has one.
+
+        Raises ``Contended``, and ``UnknownGrant`` where the reply was lost and could not be found again.
+        """
+
+    @abstractmethod
+    def _holder(self, id: str) -> LockInfo | None: ...
 
     def _holder_trace(self, id: str) -> str | None:
         """Return the ``trace`` that the live lease was acquired with."""
@@ -51,8 +69,19 @@ class MemoryPrimitives(ABC):
     def _renew(self, id: str, *, token: str, ttl: float) -> bool: ...
 
     @abstractmethod
+    def _renew_each(self, leases: "Collection[Lease]") -> tuple[set[str], set[str]]:
+        """Extend live leases by the ttl of each, and wait for nobody's row.
+
+        Returns the tokens of those that were extended, and of those that are live no more; others are in use just now.
+        """
+
+    @abstractmethod
     def _release(self, id: str, *, token: str | None) -> bool:
         """End the lease of ``token``, and return whether no lease of ``id`` is live now."""
+
+    @abstractmethod
+    def _release_each(self, leases: "Collection[Lease]") -> set[str]:
+        """End leases, and wait for nobody's row. Returns the tokens of those that are over; others are in use."""
 
     @abstractmethod
     def _force_release(self, id: str, *, fence: int | None) -> bool: ...
@@ -87,10 +116,17 @@ class MemoryPrimitives(ABC):
         return False
 
     def _in_transaction(self) -> bool:
-        """Return whether a step of the caller's may yet undo what the last primitive did."""
+        """Return whether a transaction of the caller's is open, which the steps of this thread join."""
         return False
 
-    def _close(self) -> None:  # noqa: B027  # Not every store has something to close.
+    def _joined(self, latest: Joined | None) -> Joined | None:
+        """Return the transaction of the caller's that the last step has joined: ``latest``, if it is the same."""
+        return None
+
+    def _start_afresh(self) -> None:  # noqa: B027  # Not every store has connections.
+        """Have the next step take a new connection, as this one may be dead, or owe the answer to another question."""
+
+    def _close(self) -> None:  # noqa: B027
         """Close what the calling thread alone has used."""
 
 
@@ -103,6 +139,13 @@ def lock_lost(id: str) -> LockLost:
 
 def lock_not_held(id: str) -> LockNotHeld:
     return LockNotHeld(f"Somebody else holds {quoted(id)}. Nothing was changed. Lock it before changing it.")
+
+
+def reply_lost(what: str, id: str) -> UnknownOutcome:
+    return UnknownOutcome(
+        f"The reply to the {what} of {quoted(id)} was lost: it may have been applied."
+        " Read it back and compare versions before writing again."
+    )
 
 
 def refusal(

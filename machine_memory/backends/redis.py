@@ -1,20 +1,23 @@
 """Memory in Redis, through django-redis or a client of one's own."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from heapq import nsmallest
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis import ConnectionError, RedisError
 
 from machine_memory import lua, redis_client
-from machine_memory.backends.primitives import refusal
+from machine_memory.backends.primitives import UnknownGrant, refusal, reply_lost
 from machine_memory.backends.redis_hashes import RedisHashes, as_number, as_text, as_time, microseconds
 from machine_memory.encoding import decode
-from machine_memory.exceptions import InvalidConfiguration, UnknownOutcome
+from machine_memory.exceptions import InvalidConfiguration
 from machine_memory.records import Change, EncodedData, Grant, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
+
+if TYPE_CHECKING:
+    from machine_memory.lease import Lease
 
 RECORD_FIELDS = [field.name for field in fields(Record) if field.name != "id"]
 LOCK_FIELDS = ["lease_owner", "fence", "lease_acquired_at", "lease_expires_at"]
@@ -43,15 +46,13 @@ class RedisMachineMemory(RedisHashes):
         labels = change.metadata
         root = "" if change.expected_version else self._root(change.id, labels.parent)
         columns = (change.data, labels.status, labels.source, labels.initiator, labels.parent, root)
-        release = "1" if change.release else ""
+        release = "1" if change.release else None
+        extend = None if change.extend is None else microseconds(change.extend)
         try:
-            return self._change(lua.WRITE, change.id, change.token, change.expected_version, release, *columns)
+            return self._change(lua.WRITE, change.id, change.token, change.expected_version, release, extend, *columns)
         except RedisError as failure:
             if redis_client.is_reply_lost(failure):
-                raise UnknownOutcome(
-                    f"The reply to the write of {quoted(change.id)} was lost: it may have been applied."
-                    " Read it back and compare versions before writing again."
-                ) from failure
+                raise reply_lost("write", change.id) from failure
             raise
 
     def _root(self, id: str, parent: str | None) -> str:
@@ -64,10 +65,13 @@ class RedisMachineMemory(RedisHashes):
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         try:
             row = self._run(lua.ACQUIRE, id, token, owner, microseconds(ttl), trace)
-        except ConnectionError as failure:
-            grant = self._claim(id, token) if redis_client.is_reply_lost(failure) else None
-            if grant is None:
+        except RedisError as failure:
+            if not redis_client.is_reply_lost(failure):
                 raise
+            # After a timeout the server is given no second one.
+            grant = self._claim(id, token) if isinstance(failure, ConnectionError) else None
+            if grant is None:
+                raise UnknownGrant(f"The store failed to lock {quoted(id)} ({type(failure).__name__}).") from failure
             return grant
         if not row:
             return None
@@ -79,7 +83,7 @@ class RedisMachineMemory(RedisHashes):
         try:
             holder, *row = self._values(id, "lease_token", "data", "version", "fence")
         except RedisError:
-            return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
+            return None  # The store is down, as the caller is about to be told.
         return _grant(*row) if holder == token else None
 
     def _holder_trace(self, id: str) -> str | None:
@@ -88,8 +92,21 @@ class RedisMachineMemory(RedisHashes):
         (trace,) = self._values(id, "lease_trace")
         return trace
 
+    def _holder(self, id: str) -> LockInfo | None:
+        ((id, now, row),) = self._rows([id], LOCK_FIELDS)
+        return _lock_info(id, row) if _is_live(row, now) else None
+
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         return bool(self._run(lua.RENEW, id, token, microseconds(ttl)))
+
+    def _renew_each(self, leases: "Collection[Lease]") -> tuple[set[str], set[str]]:
+        done = self._run_each(lua.RENEW, [(lease.id, lease._token, microseconds(lease.ttl)) for lease in leases])
+        renewed = {lease._token for lease, was_live in zip(leases, done, strict=True) if was_live}
+        return renewed, {lease._token for lease in leases} - renewed
+
+    def _release_each(self, leases: "Collection[Lease]") -> set[str]:
+        self._run_each(lua.RELEASE, [(lease.id, lease._token) for lease in leases])
+        return {lease._token for lease in leases}
 
     def _release(self, id: str, *, token: str | None) -> bool:
         return bool(self._run(lua.RELEASE, id, token))
@@ -98,19 +115,18 @@ class RedisMachineMemory(RedisHashes):
         return bool(self._run(lua.FORCE_RELEASE, id, fence))
 
     def _remove(self, id: str, *, token: str | None) -> None:
-        self._change(lua.REMOVE, id, token, None)
+        try:
+            self._change(lua.REMOVE, id, token, None)
+        except RedisError as failure:
+            if redis_client.is_reply_lost(failure):
+                raise reply_lost("cleanup", id) from failure
+            raise
 
     def _held_locks(self, after: str) -> list[LockInfo]:
         live = (
-            LockInfo(
-                id=id,
-                owner=owner or "",
-                fence=as_number(fence),
-                locked_at=as_time(acquired_at),
-                expires_at=as_time(expires_at),
-            )
-            for id, now, (owner, fence, acquired_at, expires_at) in self._scan(*LOCK_FIELDS)
-            if id > after and as_number(expires_at) > now
+            _lock_info(id, row)
+            for id, now, row in self._scan(*LOCK_FIELDS)
+            if id > after and _is_live(row, now)
         )
         return nsmallest(self.batch, live, key=lambda info: info.id)
 
@@ -125,10 +141,7 @@ class RedisMachineMemory(RedisHashes):
             if dry_run:
                 counts = [(1, 0) if version else (0, 1) for _, version in found]
             else:
-                with self._client.pipeline(transaction=False) as pipeline:
-                    for id, _ in found:
-                        pipeline.eval(lua.PURGE.text, 1, self._key(id), age)
-                    counts = pipeline.execute()
+                counts = self._run_each(lua.PURGE, [(id, age) for id, _ in found])
             cleared, deleted = map(sum, zip(*counts, strict=True))
             yield PurgeResult(cleared=cleared, deleted=deleted)
 
@@ -142,14 +155,13 @@ class RedisMachineMemory(RedisHashes):
             if status == retention.status and as_number(written_at) <= now - idle and as_number(expires_at) <= now
         )
         while ids := list(islice(retired, batch_size)):
-            with self._client.pipeline(transaction=False) as pipeline:
-                for id in ids:
-                    if dry_run:
+            if dry_run:
+                with self._client.pipeline(transaction=False) as pipeline:
+                    for id in ids:
                         pipeline.hstrlen(self._key(id), "data")
-                    else:
-                        pipeline.eval(lua.RETIRE.text, 1, self._key(id), retention.status, idle)
-                counts = pipeline.execute()
-            yield PurgeResult(deleted=len(ids), bytes=sum(counts)) if dry_run else PurgeResult(deleted=sum(counts))
+                    yield PurgeResult(deleted=len(ids), bytes=sum(pipeline.execute()))
+            else:
+                yield PurgeResult(deleted=sum(self._run_each(lua.RETIRE, [(id, retention.status, idle) for id in ids])))
 
     def _children(self, id: str) -> list[str]:
         return sorted({child for child, _, (parent,) in self._scan("parent") if parent == id})
@@ -172,6 +184,16 @@ class RedisMachineMemory(RedisHashes):
         if not done and reason:
             raise reason
         return int(version)
+
+
+def _is_live(row: list[str | None], now: int) -> bool:
+    return as_number(row[-1]) > now
+
+
+def _lock_info(id: str, row: list[str | None]) -> LockInfo:
+    owner, fence, acquired_at, expires_at = row
+    locked, expires = as_time(acquired_at), as_time(expires_at)
+    return LockInfo(id=id, owner=owner or "", fence=as_number(fence), locked_at=locked, expires_at=expires)
 
 
 def _grant(data: str | None, version: str | int, fence: str | int, evicted: str | None = None) -> Grant:

@@ -1,7 +1,7 @@
 """The hashes that machines are in Redis: their keys, how they are asked for, and how they are all looked through."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -72,14 +72,29 @@ class RedisHashes(BaseMachineMemory):
         """Yield every machine with the server's time and some of its fields; some may come twice."""
         keys = self._client.scan_iter(_glob_escaped(self._namespace) + "*", count=SCANNED, _type="hash")
         while found := list(islice(keys, SCANNED)):
-            with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.time()
-                for key in found:
-                    pipeline.hmget(key, names)
-                (seconds, microseconds), *rows = pipeline.execute()
-            for key, row in zip(found, rows, strict=True):
-                id = unquote(key.decode().removeprefix(self._namespace))
-                yield id, seconds * 1_000_000 + microseconds, [as_text(value) for value in row]
+            yield from self._rows([unquote(key.decode().removeprefix(self._namespace)) for key in found], names)
+
+    def _rows(self, ids: Collection[str], names: Sequence[str]) -> Iterator[tuple[str, int, list[str | None]]]:
+        """Yield machines with the server's time and some of their fields."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for id in ids:
+                pipeline.hmget(self._key(id), names)
+            (seconds, microseconds), *rows = pipeline.execute()
+        for id, row in zip(ids, rows, strict=True):
+            yield id, seconds * 1_000_000 + microseconds, [as_text(value) for value in row]
+
+    def _run_each(self, script: lua.Script, calls: Collection[tuple[Any, ...]]) -> list[Any]:
+        """Run a script for each of these machines, with these arguments, in one pipeline."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for number, (id, *args) in enumerate(calls):
+                run, text = (pipeline.evalsha, script.digest) if number else (pipeline.eval, script.text)
+                run(text, 1, self._key(id), *args)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+    def _start_afresh(self) -> None:
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _may_read_again(self, failure: BaseException) -> bool:
         return isinstance(failure, RedisError) and redis_client.is_transient(failure)

@@ -1,13 +1,14 @@
 """Memory in this process: for development and tests."""
 
+import asyncio
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage
@@ -16,7 +17,10 @@ from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
 from machine_memory.problems import problem
-from machine_memory.records import Change, Grant, LockInfo, Metadata, PurgeResult, Record, Retention
+from machine_memory.records import Change, EncodedData, Grant, LockInfo, Metadata, PurgeResult, Record, Retention
+
+if TYPE_CHECKING:
+    from machine_memory.lease import Lease
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -55,7 +59,7 @@ class SimpleMachineMemory(BaseMachineMemory):
     def __init__(self, *, clock: Callable[[], float] = steady_time, **options: Any) -> None:
         super().__init__(**options)
         self._clock = clock
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # A signal handler may ask while its own thread is within.
         self._machines: dict[str, _Machine] = {}
         self._last_fence = 0
         """The highest fence of the machines that were removed; later ones of the same id go on from there."""
@@ -66,6 +70,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             yield problem("W301")
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await asyncio.sleep(0)  # Where others can be cancelled, so can this.
         return verb(*args, **kwargs)  # Nothing here waits, so no thread is needed.
 
     def _read(self, id: str) -> object:
@@ -97,12 +102,15 @@ class SimpleMachineMemory(BaseMachineMemory):
             machine = self._machines.get(change.id)
             self._refuse_unless_open(change.id, machine, change.token, change.expected_version)
             machine = machine or self._add(change.id)
-            machine.metadata = _merged(machine, change.metadata)
-            if not machine.version:
-                machine.root = self._root(change.id, change.metadata.parent)
-            machine.data, machine.version, machine.written_at = change.data, machine.version + 1, self._clock()
+            now, metadata = self._clock(), _merged(machine, change.metadata)
+            root = machine.root if machine.version else self._root(change.id, change.metadata.parent)
+            # From here on no call is made, so that no signal can leave half of it.
+            machine.metadata, machine.root, machine.written_at = metadata, root, now
+            machine.data, machine.version = change.data, machine.version + 1
             if change.release:
                 machine.lease = None
+            elif change.extend is not None and machine.lease is not None:
+                machine.lease.expires_at = now + change.extend
             return machine.version
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
@@ -114,12 +122,29 @@ class SimpleMachineMemory(BaseMachineMemory):
             now = self._clock()
             machine.lease = _Lease(token=token, owner=owner, trace=trace, locked_at=now, expires_at=now + ttl)
             machine.fence += 1
-            return Grant(json.loads(machine.data), machine.version, machine.fence, evicted)
+            text = EncodedData(machine.data) if machine.version else None
+            return Grant(text, machine.version, machine.fence, evicted)
 
     def _holder_trace(self, id: str) -> str | None:
         with self._mutex:
             machine = self._machines.get(id)
             return machine.lease.trace if machine and machine.lease and self._live_token(machine) else None
+
+    def _holder(self, id: str) -> LockInfo | None:
+        with self._mutex:
+            machine = self._machines.get(id)
+            if machine is None or machine.lease is None or not self._live_token(machine):
+                return None
+            return _lock_info(id, machine, machine.lease)
+
+    def _renew_each(self, leases: "Collection[Lease]") -> tuple[set[str], set[str]]:
+        renewed = {lease._token for lease in leases if self._renew(lease.id, token=lease._token, ttl=lease.ttl)}
+        return renewed, {lease._token for lease in leases} - renewed
+
+    def _release_each(self, leases: "Collection[Lease]") -> set[str]:
+        for lease in leases:
+            self._release(lease.id, token=lease._token)
+        return {lease._token for lease in leases}
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         with self._mutex:
@@ -157,13 +182,7 @@ class SimpleMachineMemory(BaseMachineMemory):
         with self._mutex:
             return sorted(
                 (
-                    LockInfo(
-                        id=id,
-                        owner=machine.lease.owner,
-                        fence=machine.fence,
-                        locked_at=_utc(machine.lease.locked_at),
-                        expires_at=_utc(machine.lease.expires_at),
-                    )
+                    _lock_info(id, machine, machine.lease)
                     for id, machine in self._machines.items()
                     if id > after and machine.lease and self._live_token(machine)
                 ),
@@ -250,6 +269,11 @@ def _merged(machine: _Machine, new: Metadata) -> Metadata:
         initiator=new.initiator or old.initiator,
         parent=old.parent if machine.version else new.parent,
     )
+
+
+def _lock_info(id: str, machine: _Machine, lease: _Lease) -> LockInfo:
+    locked_at, expires_at = _utc(lease.locked_at), _utc(lease.expires_at)
+    return LockInfo(id=id, owner=lease.owner, fence=machine.fence, locked_at=locked_at, expires_at=expires_at)
 
 
 def _utc(seconds: float) -> datetime:

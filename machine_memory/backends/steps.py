@@ -1,21 +1,24 @@
 """What the verbs and the leases share: options, checks, translation of failures, retries of reads."""
 
 import logging
-import secrets
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from types import NoneType
+from typing import Any, ParamSpec, Self, TypeVar
 
 import tenacity
 from asgiref.sync import sync_to_async
 
 from machine_memory import encoding, validation
 from machine_memory import exceptions as errors
-from machine_memory.backends.primitives import MemoryPrimitives, lock_lost
+from machine_memory.backends.primitives import Contended, MemoryPrimitives, UnknownGrant, lock_lost
+from machine_memory.contexts import forget, held
+from machine_memory.keeper import keeper
 from machine_memory.lease import Lease
-from machine_memory.records import Change, Metadata
+from machine_memory.records import Change, EncodedData, Metadata
 from machine_memory.telemetry import REFUSALS, Operation
 from machine_memory.validation import quoted
 
@@ -67,8 +70,9 @@ class MemorySteps(MemoryPrimitives):
         metadata: Metadata | None,
         release: bool = False,
     ) -> int:
-        with self._operation("commit" if release else "write", id, errors.WriteError, "write") as operation:
-            text = encoding.encode(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
+        name = "commit" if release else "write"
+        with self._operation(name, id, errors.WriteError, "write") as operation, ending(lease if release else None):
+            text, asked_at = self._encoded(data), time.monotonic()
             change = Change(
                 id=id,
                 data=text,
@@ -76,6 +80,7 @@ class MemorySteps(MemoryPrimitives):
                 token=token_of(lease),
                 expected_version=validation.expected_version(expected_version),
                 release=release,
+                extend=lease.ttl if lease is not None and lease._keep_alive and not release else None,
             )
             if lease is not None:
                 operation.note(fence=lease.fence)
@@ -83,42 +88,112 @@ class MemorySteps(MemoryPrimitives):
             elif self.require_lease:
                 raise errors.LockNotHeld(f"Writing {quoted(id)} needs a lease here (REQUIRE_LEASE). Lock it first.")
             version = self._write(change)
+            if lease is not None:
+                lease._wrote(text, version, asked_at)
+                if release:
+                    lease._end("was committed")
             operation.wrote(text, version)
-        if lease is not None:
-            lease._wrote(text, version)
         return version
 
-    def _attempt(self, id: str, ttl: float, owner: str) -> Lease | None:
-        token, asked_at = secrets.token_hex(16), time.monotonic()
+    def _encoded(self, data: dict[str, Any]) -> EncodedData:
+        return encoding.encode(data, max_bytes=self.max_data_bytes, max_depth=self.max_data_depth)
+
+    def _take(self, lease: Lease) -> bool:
+        """Lock, and return whether that was granted. Whatever is raised, no lease is left behind."""
+        try:
+            if lease._is_unwanted or not self._attempt(lease):
+                return False
+            if not lease._is_unwanted:
+                return True
+        except UnknownGrant:
+            keeper.give_back(lease)
+            raise
+        except BaseException as failure:
+            if lease._was_granted or not isinstance(failure, errors.MachineMemoryError):
+                self._give_back(lease)
+            raise
+        self._give_back(lease)
+        return False
+
+    def _attempt(self, lease: Lease) -> bool:
+        id, ttl, asked_at = lease.id, lease.ttl, time.monotonic()
         with self._operation("lock", id, errors.LockError) as operation:
-            grant = self._acquire(id, token=token, owner=owner, ttl=ttl, trace=operation.trace())
-            operation.locked(grant, ttl)
+            lease._contended = None
+            try:
+                grant = self._acquire(id, token=lease._token, owner=lease.owner, ttl=ttl, trace=operation.trace())
+            except Contended as reason:
+                grant, lease._contended = None, str(reason)
             if grant is None:
                 self._link_holder(id, operation)
-            elif grant.evicted is not None:
-                logger.warning("took over %s from a lease that expired (fence %d)", self._logged(id), grant.fence)
+            else:
+                lease._grant(grant, asked_at)
+                if grant.evicted is not None:
+                    logger.warning("took over %s from a lease that expired (fence %d)", self._logged(id), grant.fence)
+            operation.locked(grant, ttl)
         if grant is None:
-            return None
-        lease = Lease(self, id, token=token, owner=owner, ttl=ttl, grant=grant, asked_at=asked_at)
+            return False
         if not lease.remaining:
-            lease._release()
             raise errors.LockError(f"The store took longer to lock {quoted(id)} than the ttl of {ttl:g} s.")
-        return lease
+        return True
+
+    def _give_back(self, lease: Lease) -> None:
+        """End what an exception left behind, without a span: of that, too, the exception may be."""
+        try:
+            self._release_surely(lease.id, lease._token)
+            lease._end("was given back")
+        except self.failures as failure:
+            self._log_unreleased(lease.id, failure)
+        except BaseException:
+            keeper.give_back(lease)
+            raise
+
+    def _release_surely(self, id: str, token: str | None) -> bool:
+        """Release; where the store fails, once more on a fresh connection."""
+        try:
+            return self._release(id, token=token)
+        except self.failures:
+            if token is None or self._in_transaction():
+                raise
+        except BaseException:
+            self._start_afresh()
+            raise
+        self._start_afresh()
+        return self._release(id, token=token)
 
     def _link_holder(self, id: str, operation: Operation) -> None:
         if operation.is_recorded:
             with suppress(*self.failures):  # The lock is denied, whether or not it can be told who has it.
                 operation.link(self._holder_trace(id))
 
-    def _granted(self, id: str, lease: Lease | None) -> Lease:
-        if lease is None:
-            raise errors.LockDenied(f"Somebody else holds {quoted(id)}. Try again later, or wait longer for it.")
+    def _take_for_block(self, lease: Lease) -> bool:
+        """As ``_take``, of a machine whose state can be read."""
+        if not self._take(lease):
+            return False
         try:
-            as_state(id, lease.data)
-        except errors.CorruptRecord:
-            lease._release()
+            as_state(lease.id, lease.data)
+        except BaseException:
+            self._give_back(lease)
             raise
-        return lease
+        return True
+
+    def _denied(self, lease: Lease) -> errors.LockDenied:
+        own = held(self, lease.id)
+        if own is not None and own._is_live():
+            return errors.LockDenied(
+                f"This context holds {quoted(lease.id)} already, for {own.remaining:.3g} s more: a lock is not re-entrant."
+                " Go on with the lease that it has."
+            )
+        reason = lease._contended or f"Somebody else holds {quoted(lease.id)}."
+        return errors.LockDenied(f"{reason} Try again later, or wait longer for it.")
+
+    def _leave(self, lease: Lease) -> None:
+        """End the lease of a block, whatever has become of it."""
+        keeper.drop(lease)
+        if lease._was_granted and lease._over is None and lease._is_own:
+            self._unlock(lease.id, lease)
+        if not lease._is_settled:
+            lease._abandon()  # A rollback would leave it behind.
+        forget(lease)
 
     def _renew_lease(self, lease: Lease, ttl: Seconds | None) -> None:
         seconds, asked_at = lease.ttl if ttl is None else validation.ttl(ttl), time.monotonic()
@@ -128,22 +203,32 @@ class MemorySteps(MemoryPrimitives):
                 raise lock_lost(lease.id)
             operation.outcome = "renewed"
             operation.note(ttl=seconds, fence=lease.fence)
-        lease._extend(seconds, asked_at)
+        lease._renewed(seconds, asked_at)
 
     def _unlock(self, id: str, lease: Lease | None) -> bool:
+        if lease is not None and not lease._is_own:
+            forget(lease)
+            lease = None
         try:
-            with self._operation("unlock", id, errors.LockError) as operation:
-                free = self._release(id, token=token_of(lease))
+            if lease is not None and self._is_busy:
+                keeper.give_back(lease)
+                return False
+            with ending(lease), self._operation("unlock", id, errors.LockError) as operation:
+                free = self._release_surely(id, token_of(lease))
                 operation.outcome = "released" if free else "not_held"
+                if lease is not None:
+                    lease._end("was released")
         except errors.StoreError as error:
-            failure = error.__cause__ or error
-            logger.warning(
-                "could not unlock %s, its lease ends by the ttl: %s", self._logged(id), type(failure).__name__
-            )
+            self._log_unreleased(id, error.__cause__ or error)
             return False
-        if lease is not None:
-            lease._end("was released")
+        except BaseException:
+            if lease is not None:
+                lease._abandon()
+            raise
         return free
+
+    def _log_unreleased(self, id: str, failure: BaseException) -> None:
+        logger.warning("could not unlock %s, its lease ends by the ttl: %s", self._logged(id), type(failure).__name__)
 
     def _ttl(self, ttl: Seconds | None) -> float:
         return self.lock_ttl if ttl is None else validation.ttl(ttl)
@@ -164,28 +249,54 @@ class MemorySteps(MemoryPrimitives):
         """Return the name of a machine for logs, which is as private there as on spans."""
         return quoted(id) if self.telemetry_ids else "a machine"
 
-    def _operation(self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None) -> "_Step":
-        return _Step(self, name, id, error, verb or name)
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a signal handler or a finalizer asks, while this thread is in the middle of another step."""
+        return getattr(_steps, "are_taken", False)
+
+    def _operation(
+        self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None, *, yields: bool = False
+    ) -> "_Step":
+        """Return what to take a step in. ``yields``: it calls the caller back, who may take others meanwhile."""
+        return _Step(self, name, id, error, verb or name, busy=not yields)
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
         return await sync_to_async(verb)(*args, **kwargs)
 
 
+_steps = threading.local()
+"""Whether this thread is in the middle of one: ``are_taken``."""
+
+
 class _Step(Operation):
     """An operation that raises an error of this package in the place of a driver's."""
 
-    __slots__ = ("_error", "_id", "_steps", "_verb")
+    __slots__ = ("_before", "_busy", "_error", "_id", "_steps", "_verb")
 
-    def __init__(self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str) -> None:
+    def __init__(
+        self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str, *, busy: bool
+    ) -> None:
         super().__init__(name, memory, id if memory.telemetry_ids else None)
-        self._steps, self._id, self._error, self._verb = memory, id, error, verb
+        self._steps, self._id, self._error, self._verb, self._busy = memory, id, error, verb, busy
+
+    def __enter__(self) -> Self:
+        self._before = getattr(_steps, "are_taken", False)
+        _steps.are_taken = self._busy
+        try:
+            return super().__enter__()
+        except BaseException:
+            _steps.are_taken = self._before
+            raise
 
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
+        _steps.are_taken = self._before
         if isinstance(failure, REFUSALS) and self._error is errors.WriteError:
             outcome = self.refused(failure)
             logger.warning("refused to %s %s: %s", self._verb, self._steps._logged(self._id), outcome)
         if not isinstance(failure, self._steps.failures):
+            if not isinstance(failure, (errors.MachineMemoryError, NoneType)):
+                self._steps._start_afresh()  # It may have come between a question and its answer.
             self.end(failure)
             return
         try:
@@ -195,6 +306,19 @@ class _Step(Operation):
         except errors.StoreError as error:
             self.end(error)
             raise
+
+
+@contextmanager
+def ending(lease: Lease | None) -> Iterator[None]:
+    """Tell the keeper that a lease may end meanwhile, and not be lost by that."""
+    if lease is None:
+        yield
+        return
+    lease._is_stepping = True
+    try:
+        yield
+    finally:
+        lease._is_stepping = False
 
 
 def _after(failure: Exception, primitive: Callable[P, T]) -> Callable[P, T]:
@@ -222,13 +346,14 @@ def as_state(id: str, data: object) -> dict[str, Any] | None:
 
 
 def waiting(wait: Seconds) -> dict[str, Any]:
-    """Return how attempts to lock are repeated for ``wait`` seconds; empty: there is one."""
+    """Return how attempts to lock are repeated for ``wait`` seconds, the last at their end; empty: there is one."""
     seconds = validation.ttl(wait, "wait", least=0)
     if not seconds:
         return {}
+    backoff = tenacity.wait_random_exponential(multiplier=0.02, max=0.25)
     return {
-        "stop": tenacity.stop_before_delay(seconds),
-        "wait": tenacity.wait_random_exponential(multiplier=0.02, max=0.25),
-        "retry": tenacity.retry_if_result(lambda lease: lease is None),
-        "retry_error_callback": lambda state: None,
+        "stop": tenacity.stop_after_delay(seconds),
+        "wait": lambda state: max(0.0, min(backoff(state), seconds - (state.seconds_since_start or 0.0))),
+        "retry": tenacity.retry_if_result(lambda granted: not granted),
+        "retry_error_callback": lambda state: False,
     }

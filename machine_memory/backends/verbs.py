@@ -1,15 +1,14 @@
 """The public verbs, in their synchronous form."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
-
-import tenacity
 
 from machine_memory import exceptions as errors
 from machine_memory import validation
-from machine_memory.backends.steps import MemorySteps, Seconds, as_state, token_of, waiting
-from machine_memory.lease import KeepAlive, Lease, describe_owner, forget, held, hold
+from machine_memory.backends.steps import MemorySteps, Seconds, as_state, ending, token_of, waiting
+from machine_memory.contexts import held, hold
+from machine_memory.lease import Lease, LeaseBlock
 from machine_memory.records import LockInfo, Metadata, PurgeResult, Record, Retention
 
 OnBatch = Callable[[PurgeResult], None]
@@ -46,46 +45,42 @@ class MemoryVerbs(MemorySteps):
         Returns whether this context has it now: ``False`` where anybody has one, this context included. Raises
         ``LockError`` when the store failed, ``LockInTransaction`` inside an open transaction.
         """
-        lease = self._attempt(validation.machine_id(id), self._ttl(ttl), describe_owner())
-        if lease is not None:
+        lease = Lease(self, validation.machine_id(id), self._ttl(ttl))
+        try:
+            if not self._take(lease):
+                return False
             hold(lease)
-        return lease is not None
+            return True
+        except BaseException:
+            lease._abandon()
+            raise
 
     def unlock(self, id: str) -> bool:
         """Give the lease back, if this context has it.
 
-        Returns whether nobody has one now: ``False`` where somebody else does, and where the store failed (which is
-        logged; the lease then ends by its ttl). Raises for an invalid id alone.
+        Returns whether nobody has one now: ``False`` where somebody else does, and where the store failed twice (which
+        is logged; the lease then ends by its ttl). Raises for an invalid id alone.
         """
-        id = validation.machine_id(id)
-        lease = held(self, id)
-        return self._unlock(id, None) if lease is None else lease.release()
+        try:
+            return self._unlock(validation.machine_id(id), held(self, id))
+        except errors.InvalidMachineId:
+            raise
+        except BaseException:
+            if lease := held(self, id):
+                lease._abandon()
+            raise
 
     # The lease
 
-    @contextmanager
     def lease(
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
-    ) -> Iterator[Lease]:
+    ) -> AbstractContextManager[Lease]:
         """Hold a machine for a block, with its state read in the same step; released when the block ends.
 
         ``wait``: seconds of further attempts. ``keep_alive``: renew in the background. Raises as ``lock``, and
-        ``LockDenied`` where somebody else has a lease.
+        ``LockDenied`` where it cannot be had.
         """
-        id, seconds, attempt = validation.machine_id(id), self._ttl(ttl), self._attempt
-        if patience := waiting(wait):
-            attempt = tenacity.Retrying(**patience).wraps(attempt)
-        lease = self._granted(id, attempt(id, seconds, describe_owner()))
-        hold(lease)
-        keeper = KeepAlive(lease) if keep_alive else None
-        try:
-            yield lease
-        finally:
-            if keeper:
-                keeper.stop()
-            if lease._may_be_live():
-                lease.release()
-            forget(lease)
+        return LeaseBlock(self, validation.machine_id(id), self._ttl(ttl), waiting(wait), keep_alive=keep_alive)
 
     # The rest of a memory
 
@@ -100,19 +95,23 @@ class MemoryVerbs(MemorySteps):
     def cleanup(self, id: str) -> bool:
         """Remove state and lease of a machine that is complete; of an absent one, too.
 
-        Returns ``True``. Raises ``LockNotHeld`` and ``LockLost`` as ``write``, and ``WriteError``.
+        Returns ``True``. Raises ``LockNotHeld``, ``LockLost``, ``WriteError`` and ``UnknownOutcome`` as ``write``.
         """
         id = validation.machine_id(id)
         lease = held(self, id)
-        with self._operation("cleanup", id, errors.WriteError, "clean up") as operation:
+        with self._operation("cleanup", id, errors.WriteError, "clean up") as operation, ending(lease):
             if lease is not None:
                 lease._check()
             self._remove(id, token=token_of(lease))
+            if lease is not None:
+                lease._end("was cleaned up")
             operation.outcome = "removed"
-        if lease is not None:
-            lease._end("was cleaned up")
-            forget(lease)
         return True
+
+    def holder(self, id: str) -> LockInfo | None:
+        """Return who has the live lease of a machine; ``None``: nobody. Raises ``ReadError``."""
+        id = validation.machine_id(id)
+        return self._read_retrying("holder", id, self._holder, id)
 
     def force_unlock(self, id: str, *, fence: int | None = None) -> bool:
         """End anybody's lease and advance the fence, so that the evicted holder's writes are refused. For operators.
@@ -121,6 +120,7 @@ class MemoryVerbs(MemorySteps):
         end. Raises ``LockError`` when the store failed.
         """
         id = validation.machine_id(id)
+        fence = validation.fence(fence)
         with self._operation("force_unlock", id, errors.LockError, "force-unlock") as operation:
             released = self._force_release(id, fence=fence)
             operation.outcome = "released" if released else "not_held"
@@ -151,7 +151,7 @@ class MemoryVerbs(MemorySteps):
         """
         seconds = validation.ttl(older_than, "older_than", least=0, most=validation.MAX_AGE)
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
-        with self._operation("purge_expired_locks", "expired locks", errors.LockError, "purge") as operation:
+        with self._operation("purge_expired_locks", "expired locks", errors.LockError, "purge", yields=True) as operation:
             total = _sum(self._purge_locks(older_than=seconds, batch_size=size, dry_run=dry_run), on_batch)
             operation.outcome = "purged"
             return total
@@ -176,7 +176,7 @@ class MemoryVerbs(MemorySteps):
             tree=tree,
         )
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
-        with self._operation("purge_machines", "machines", errors.WriteError, "purge") as operation:
+        with self._operation("purge_machines", "machines", errors.WriteError, "purge", yields=True) as operation:
             total = _sum(self._purge_machines(retention, batch_size=size, dry_run=dry_run), on_batch)
             operation.outcome = "purged"
             return total

@@ -1,0 +1,209 @@
+"""The keeper: one thread of this process that renews leases, and gives back those that nobody else can."""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from machine_memory.exceptions import StoreError
+
+if TYPE_CHECKING:
+    from machine_memory.backends.steps import MemorySteps
+    from machine_memory.lease import Lease
+
+logger = logging.getLogger(__name__)
+
+BEATS = 3
+"""In the time of a ttl."""
+SOON = 4
+"""As often within the time of a beat, what was passed over is tried again."""
+LEAST, MOST = 0.005, 1.0
+"""Seconds between two attempts to give a lease back."""
+LINGER = 5.0
+"""Seconds for which the thread waits for more once it has nothing to keep."""
+FAREWELL = 2.0
+"""Seconds that the end of the process waits for leases to be given back."""
+
+
+class Keeper:
+    """Renews at a third of each ttl until told otherwise; when that fails, the lease is lost.
+
+    Whoever hands a lease over waits for no store: it may be an event loop, a signal handler or a finalizer.
+    """
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        os.register_at_fork(after_in_child=self.begin_anew)
+        atexit.register(self._farewell)
+
+    def begin_anew(self) -> None:
+        """Know of nothing, as in a forked child: the leases are those of its parent, and so is the thread."""
+        self._kept: dict[Lease, float] = {}
+        """When each is to be renewed."""
+        self._returned: dict[Lease, tuple[float, float]] = {}
+        """When each is to be tried again, and how long to wait after that."""
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._starting = threading.RLock()  # A signal handler may come here while its thread is here already.
+        self._thread: threading.Thread | None = None
+        self._wakes_at = inf
+
+    def keep(self, lease: "Lease") -> None:
+        """Renew a lease until it is dropped. Raises ``RuntimeError`` where no thread can be started."""
+        self._kept[lease] = beat = _next_beat(lease)
+        self._call(beat)
+
+    def note(self, lease: "Lease") -> None:
+        """Take note of a new ttl, or of an expiry that was extended."""
+        if lease in self._kept:
+            self._kept[lease] = beat = _next_beat(lease)
+            self._call(beat)
+
+    def drop(self, lease: "Lease") -> None:
+        self._kept.pop(lease, None)
+
+    def give_back(self, lease: "Lease") -> None:
+        """Release a lease in the background, again and again until that is done or the lease has run out."""
+        self.drop(lease)
+        self._returned[lease] = (0.0, LEAST)
+        try:
+            self._call(0.0)
+        except RuntimeError:
+            logger.warning("no thread can be started to give a lease back: it ends by its ttl")
+
+    def _call(self, beat: float) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="machine-memory-keeper", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    raise
+        if beat < self._wakes_at:
+            self._calls.put(None)
+
+    def _farewell(self) -> None:
+        thread, self._kept = self._thread, {}
+        if thread is not None and self._returned:
+            self._calls.put(None)
+            deadline = time.monotonic() + FAREWELL
+            while self._returned and thread.is_alive() and time.monotonic() < deadline:
+                thread.join(LEAST)
+
+    def _run(self) -> None:
+        memories: set[MemorySteps] = set()
+        try:
+            while True:
+                if self._kept or self._returned:
+                    self._work(memories)
+                else:
+                    _close(memories)
+                    self._wakes_at = inf
+                    if self._is_left_alone():
+                        return
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            _close(memories)
+
+    def _is_left_alone(self) -> bool:
+        try:
+            self._calls.get(timeout=LINGER)
+        except Empty:
+            with self._starting:
+                if not self._kept and not self._returned:
+                    self._thread = None
+                    return True
+        return False
+
+    def _work(self, memories: "set[MemorySteps]") -> None:
+        """Do what is due, with one step for all leases of a memory, and wait for what comes next."""
+        now = time.monotonic()
+        for memory, leases in _by_memory(lease for lease, (at, _) in list(self._returned.items()) if at <= now):
+            memories.add(memory)
+            self._return(memory, leases)
+        # What is due a little later goes with the others, so that from then on they go together.
+        due = (lease for lease, at in list(self._kept.items()) if at - now <= lease.ttl / BEATS / 2)
+        if any(at <= now for at in list(self._kept.values())):
+            for memory, leases in _by_memory(due):
+                memories.add(memory)
+                self._renew(memory, leases)
+        self._wakes_at = inf  # Until it is known, whoever comes has to call.
+        self._wakes_at = min([*self._kept.values(), *(at for at, _ in self._returned.values())], default=0.0)
+        self._wait(max(0.0, self._wakes_at - time.monotonic()))
+
+    def _wait(self, seconds: float) -> None:
+        try:
+            self._calls.get(timeout=seconds)
+        except Empty:
+            pass
+
+    def _renew(self, memory: "MemorySteps", leases: "list[Lease]") -> None:
+        asked_at, terms = time.monotonic(), {lease: lease._term for lease in leases}
+        reason: Exception | None = None
+        try:
+            renewed, over = memory._renew_each(leases)
+        except StoreError as error:
+            renewed, over, reason = set(), set(), error
+        for lease in leases:
+            if lease in renewed:
+                lease._kept(terms[lease], asked_at)
+            # One that its holder is giving back may be over by that.
+            elif not lease._is_stepping and not lease._is_given_back and (lease in over or not lease.remaining):
+                self._lose(lease, reason)
+            if lease in self._kept:
+                soon = time.monotonic() + lease.ttl / BEATS / SOON
+                self._kept[lease] = _next_beat(lease) if lease in renewed else soon
+
+    def _return(self, memory: "MemorySteps", leases: "list[Lease]") -> None:
+        try:
+            done = memory._release_each(leases)
+        except StoreError:
+            done = set()
+        for lease in leases:
+            _, wait = self._returned[lease]
+            if lease in done or not lease.remaining:
+                del self._returned[lease]
+            else:
+                self._returned[lease] = (time.monotonic() + wait, min(2 * wait, MOST))
+
+    def _lose(self, lease: "Lease", error: Exception | None) -> None:
+        self.drop(lease)
+        cause = type(error.__cause__ or error).__name__ if error else "LockLost"
+        lease._lose(f"could not be kept alive ({type(error).__name__ if error else cause})")
+        # Of a failing store the kind is enough, and what its driver says may quote rows.
+        logger.warning("lost the lease of %s: it could not be kept alive (%s)", lease._memory._logged(lease.id), cause)
+
+    def _give_up(self, error: Exception) -> None:
+        """The unforeseen has happened: whoever relies on this thread is to know."""
+        logger.exception("no lease is kept alive any more (%s)", type(error).__name__)
+        with self._starting:
+            self._thread = None
+            for lease in list(self._kept):
+                self._lose(lease, error)
+            self._returned.clear()
+
+
+def _next_beat(lease: "Lease") -> float:
+    return time.monotonic() + lease.remaining - lease.ttl * (1 - 1 / BEATS)
+
+
+def _by_memory(leases: "Iterable[Lease]") -> "Iterable[tuple[MemorySteps, list[Lease]]]":
+    grouped: dict[MemorySteps, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        grouped[lease._memory].append(lease)
+    return grouped.items()
+
+
+def _close(memories: "set[MemorySteps]") -> None:
+    while memories:
+        memories.pop()._close()
+
+
+keeper = Keeper()
