@@ -148,27 +148,29 @@ class Keeper:
         asked_at, terms = time.monotonic(), {lease: lease._term for lease in leases}
         reason: Exception | None = None
         try:
-            renewed, over = memory._renew_each(leases)
+            renewed, over = memory._renew_leases(leases)
         except StoreError as error:
             renewed, over, reason = set(), set(), error
         for lease in leases:
-            if lease in renewed:
+            if lease._token in renewed:
                 lease._kept(terms[lease], asked_at)
             # One that its holder is giving back may be over by that.
-            elif not lease._is_stepping and not lease._is_given_back and (lease in over or not lease.remaining):
+            elif not lease._is_stepping and not lease._is_given_back and (
+                lease._token in over or not lease.remaining
+            ):
                 self._lose(lease, reason)
             if lease in self._kept:
                 soon = time.monotonic() + lease.ttl / BEATS / SOON
-                self._kept[lease] = _next_beat(lease) if lease in renewed else soon
+                self._kept[lease] = _next_beat(lease) if lease._token in renewed else soon
 
     def _return(self, memory: "MemorySteps", leases: "list[Lease]") -> None:
         try:
-            done = memory._release_each(leases)
+            done = memory._release_leases(leases)
         except StoreError:
             done = set()
         for lease in leases:
             _, wait = self._returned[lease]
-            if lease in done or not lease.remaining:
+            if lease._token in done or not lease.remaining:
                 del self._returned[lease]
             else:
                 self._returned[lease] = (time.monotonic() + wait, min(2 * wait, MOST))

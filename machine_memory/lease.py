@@ -5,8 +5,9 @@ import secrets
 import time
 from collections.abc import Hashable
 from contextlib import AsyncContextDecorator, ContextDecorator
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tenacity
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from machine_memory.backends.steps import MemorySteps
 
 
-class _Standing(NamedTuple):
+@dataclass(slots=True)  # Never changed; to have that checked would cost more than all the rest.
+class _Standing:
     """What a rollback of the caller's transaction takes back."""
 
     text: EncodedData | None = None
@@ -33,7 +35,8 @@ class _Standing(NamedTuple):
     """Until when a write has extended it, as ``_Term.ends_at``."""
 
 
-class _Term(NamedTuple):
+@dataclass(slots=True)
+class _Term:
     ttl: float
     ends_at: float
     """By the monotonic clock of this process, counted from before the store was asked."""
@@ -199,7 +202,7 @@ class Lease:
         telemetry.instruments.granted(self)
 
     def _renewed(self, ttl: float, asked_at: float) -> None:
-        self._change(self._standing._replace(promised=0.0))
+        self._change(replace(self._standing, promised=0.0))
         self._term = _Term(ttl, asked_at + ttl)
         keeper.note(self)
 
@@ -217,7 +220,7 @@ class Lease:
         """Take note that its holder gave it back."""
         if self._over is None and self._granted_at is not None:
             telemetry.held(self._memory, time.monotonic() - self._granted_at)
-        self._change(self._standing._replace(over=reason))
+        self._change(replace(self._standing, over=reason))
         if self._is_settled:
             keeper.drop(self)
             forget(self)

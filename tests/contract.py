@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -483,7 +484,7 @@ class TestLease:
 
     def test_it_checks_the_version_that_it_has_seen(self, store: Store) -> None:
         with store.memory.lease("a") as lease:
-            lease._change(lease._standing._replace(version=7))
+            lease._change(replace(lease._standing, version=7))
             with pytest.raises(VersionConflict):
                 lease.commit({})
             assert store.lease_of("a")

@@ -15,7 +15,7 @@ from django.urls import reverse
 from machine_memory import LockLost, Metadata, memory
 from machine_memory.admin.release import AT_ONCE, shown_memory
 from machine_memory.clock import StoreTime
-from machine_memory.lease import _held
+from machine_memory.contexts import _NOTHING, _held
 from machine_memory.models import MachineRecord
 from tests.actor import Actor
 from tests.conftest import Worker
@@ -68,7 +68,7 @@ def selected(*ids: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_leases() -> None:
     """Forget what an earlier test has locked: all use the same memory."""
-    _held.set({})
+    _held.set(_NOTHING)
 
 
 @pytest.fixture

@@ -270,16 +270,18 @@ class TestConnections:
         assert database.memory.lock("a") is True
 
     @servers
-    def test_unlock_says_false_and_logs_and_can_be_repeated(
-        self, database: DatabaseStore, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        database.memory.lock("a")
-        end_session(database.alias)
-        with caplog.at_level(logging.WARNING, logger="machine_memory"):
-            assert database.memory.unlock("a") is False
+    def test_unlock_gives_back_on_a_fresh_one(self, database: DatabaseStore, caplog: pytest.LogCaptureFixture) -> None:
+        for give_back in (lambda lease: database.memory.unlock("a"), lambda lease: lease.release()):
+            with database.memory.lease("a") as lease:
+                end_session(database.alias)
+                assert give_back(lease) is True
+                assert list(database.memory.held_locks()) == []
+        assert caplog.messages == []
 
-        assert caplog.messages == ["could not unlock a machine, its lease ends by the ttl: OperationalError"]
-        assert database.memory.unlock("a") is True
+    @servers
+    def test_a_block_that_ends_on_a_dead_one_gives_back(self, database: DatabaseStore) -> None:
+        with database.memory.lease("a"):
+            end_session(database.alias)
         assert list(database.memory.held_locks()) == []
 
     @servers

@@ -8,7 +8,8 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from machine_memory import LockError, LockLost, SimpleMachineMemory, StoreError
-from machine_memory.lease import describe_owner, held
+from machine_memory.contexts import describe_owner, held
+from machine_memory.keeper import keeper
 from tests.conftest import asynchronous, in_thread
 from tests.stores import Clock
 
@@ -24,10 +25,10 @@ class Deficient(SimpleMachineMemory):
     failing: Exception | None = None
     closed_by: str | None = None
 
-    def _renew(self, *args: Any, **kwargs: Any) -> bool:
+    def _renew_each(self, *args: Any, **kwargs: Any) -> Any:
         if self.failing:
             raise self.failing
-        return super()._renew(*args, **kwargs)
+        return super()._renew_each(*args, **kwargs)
 
     def _acquire(self, *args: Any, **kwargs: Any) -> Any:
         if self.failing:
@@ -98,7 +99,6 @@ class TestKeepAlive:
             threading.Event().wait(0.15)
             assert lease.remaining > before - 0.14
             assert lease.commit({}) == 1
-        assert memory.closed_by == "machine-memory-keep-alive"
 
     def test_a_store_that_stays_away_loses_the_lease(self, caplog: pytest.LogCaptureFixture) -> None:
         memory = Deficient()
@@ -123,16 +123,20 @@ class TestKeepAlive:
         with memory.lease("a", ttl=0.05, keep_alive=True) as lease:
             lease.commit({})
             memory.failing = Failure()
-            while not memory.closed_by:
-                threading.Event().wait(0.01)
+            assert lease not in keeper._kept
         assert caplog.text == ""
 
     @asynchronous
     async def test_it_ends_with_an_asynchronous_block_too(self) -> None:
         memory = Deficient()
-        async with memory.alease("a", ttl=0.3, keep_alive=True) as lease:
+        async with memory.alease("a", ttl=0.03, keep_alive=True) as lease:
             await lease.awrite({})
-        assert memory.closed_by == "machine-memory-keep-alive"
+            assert lease in keeper._kept
+            threading.Event().wait(0.06)
+        assert lease not in keeper._kept
+        while not memory.closed_by:
+            threading.Event().wait(0.01)
+        assert memory.closed_by == "machine-memory-keeper"
 
 
 def lease_is_lost(lease: Any) -> None:

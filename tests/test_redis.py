@@ -26,6 +26,7 @@ from machine_memory import (
     StoreError,
     UnknownOutcome,
     WriteError,
+    lua,
     memories,
 )
 from tests import servers
@@ -216,7 +217,8 @@ class TestAPausedServer:
         with sent_by(memory) as commands, pytest.raises(LockError) as failed:
             memory.lock("a")
         assert isinstance(failed.value.__cause__, redis.TimeoutError)
-        assert len(commands) == 1
+        # What may have been granted is given back in the background.
+        assert len([command for command in commands if lua.ACQUIRE.digest in command]) == 1
 
     def test_so_it_is_on_a_new_connection(self, memory: RedisMachineMemory) -> None:
         memory._client.connection_pool.disconnect()

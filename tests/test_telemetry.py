@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -21,6 +22,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from machine_memory import (
     BaseMachineMemory,
+    Lease,
     InvalidData,
     LockLost,
     LockNotHeld,
@@ -165,6 +167,8 @@ CASES = [
     Case("cleanup not_held", {}, lambda *scene: held_by_worker(*scene).cleanup("a"), LockNotHeld),
     Case("force_unlock released", {}, lambda *scene: held_by_worker(*scene).force_unlock("a")),
     Case("force_unlock not_held", {}, lambda store, _: store.memory.force_unlock("a")),
+    Case("holder hit", {}, lambda *scene: held_by_worker(*scene).holder("a")),
+    Case("holder miss", {}, lambda store, _: store.memory.holder("a")),
     Case("held_locks hit", {}, lambda store, _: list(store.memory.held_locks())),
     Case("children hit", {}, lambda store, _: store.memory.children("a")),
     Case("tree hit", {}, lambda store, _: store.memory.tree("a")),
@@ -469,7 +473,7 @@ class TestMetrics:
         kept[0].release()
         kept[1].commit({})
         assert told.points("lock.held") == [(1, about(store))]
-        kept[2]._ends_at = 0.0
+        kept[2]._term = replace(kept[2]._term, ends_at=0.0)
         assert told.points("lock.held") == [(0, about(store))]
 
     def test_ask_no_store_for_the_leases(self, shared_store: Store, told: Told) -> None:

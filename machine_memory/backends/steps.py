@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import NoneType
@@ -204,6 +204,20 @@ class MemorySteps(MemoryPrimitives):
             operation.outcome = "renewed"
             operation.note(ttl=seconds, fence=lease.fence)
         lease._renewed(seconds, asked_at)
+
+    def _renew_leases(self, leases: Collection[Lease]) -> tuple[set[str], set[str]]:
+        """Renew leases in one step, for the keeper. Returns as ``_renew_each``."""
+        with self._operation("renew", "leases", errors.LockError) as operation:
+            operation.outcome = "renewed"
+            operation.note(leases=len(leases))
+            return self._renew_each(leases)
+
+    def _release_leases(self, leases: Collection[Lease]) -> set[str]:
+        """Give leases back in one step, for the keeper. Returns as ``_release_each``."""
+        with self._operation("unlock", "leases", errors.LockError) as operation:
+            operation.outcome = "released"
+            operation.note(leases=len(leases))
+            return self._release_each(leases)
 
     def _unlock(self, id: str, lease: Lease | None) -> bool:
         if lease is not None and not lease._is_own:
