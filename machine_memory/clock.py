@@ -1,8 +1,9 @@
-"""The store's time and first fences as expressions of the ORM, and times as they come back."""
+"""The store's time and fences as expressions of the ORM, and times as they come back."""
 
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 from django.db import models
@@ -17,7 +18,8 @@ Compiled = tuple[str, tuple[Any, ...]]
 OFFSET: dict[str, Callable[[float], Any]] = {
     "postgresql": float,
     "mysql": lambda seconds: round(seconds * 1_000_000),
-    "sqlite": lambda seconds: f"{seconds:+.3f} seconds",
+    # Up to the next millisecond, see sql.GRANTED_AT; into the past, as it is.
+    "sqlite": lambda seconds: f"{(ceil(seconds * 1000) + 1) / 1000 if seconds > 0 else seconds:+.3f} seconds",
 }
 """Seconds as the parameter of ``sql.LATER``."""
 
@@ -38,19 +40,26 @@ class StoreTime(models.Func):
         return sql.LATER[vendor].format("%s"), (OFFSET[vendor](self.offset),)
 
 
-class FirstFence(models.Func):
-    """Where the fences of a new row begin."""
+class GrantTime(StoreTime):
+    """The time at which a lease begins."""
+
+    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
+        return sql.GRANTED_AT[connection.vendor], ()
+
+
+class FenceClock(models.Func):
+    """The time behind which no fence falls."""
 
     output_field = models.BigIntegerField()
 
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
         if connection.vendor == "sqlite":
-            return "%s", (host_microseconds(),)
-        return sql.FIRST_FENCE[connection.vendor], ()
+            return sql.FENCE_CLOCK["sqlite"].format("%s"), (host_microseconds(),)
+        return sql.FENCE_CLOCK[connection.vendor], ()
 
 
 def host_microseconds() -> int:
-    """Return the parameter of SQLite's ``sql.FIRST_FENCE``."""
+    """Return the parameter of SQLite's ``sql.FENCE_CLOCK``."""
     return time.time_ns() // 1000
 
 

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from django.core.signals import request_finished, request_started
+
 from machine_memory.validation import MAX_LABEL_LENGTH
 
 if TYPE_CHECKING:
@@ -78,6 +80,26 @@ def end(**kwargs: Any) -> None:
             " Unlock in a finally clause, or use `with memory.lease(...)`.",
             len(forgotten),
         )
+
+
+def connect() -> None:
+    """Have the host tell where its requests and tasks begin and end: Django's, and Celery's where it is installed."""
+    request_started.connect(begin)
+    request_finished.connect(end)
+    try:
+        from django.tasks.signals import task_finished, task_started  # noqa: PLC0415  # From Django 6.0 on.
+    except ImportError:
+        pass
+    else:
+        task_started.connect(begin)
+        task_finished.connect(end)
+    try:
+        from celery.signals import task_postrun, task_prerun  # noqa: PLC0415
+    except ImportError:
+        pass
+    else:
+        task_prerun.connect(begin)
+        task_postrun.connect(end)
 
 
 def _added(before: Shards, now: Shards) -> Iterator["Lease"]:

@@ -1,8 +1,6 @@
 """State as JSON: what reads back equal is encoded, at the speed of C; what would not is refused, with its place."""
 
 import json
-import re
-from decimal import Decimal
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -16,13 +14,6 @@ _CONTAINERS = frozenset([dict, list])
 _SCALARS = frozenset([str, int, float, bool, type(None)])
 
 
-class DataEncoder(json.JSONEncoder):
-    """Encode data for the JSON column."""
-
-    def encode(self, o: Any) -> str:
-        return o if isinstance(o, EncodedData) else _encode(o)
-
-
 def decode(text: str | None) -> object:
     """Return what stored text says; text that is no JSON stands for itself, and is no state."""
     try:
@@ -32,8 +23,8 @@ def decode(text: str | None) -> object:
 
 
 def encoded(value: object) -> EncodedData | None:
-    """Return what was stored as the text that it was."""
-    return None if value is None else EncodedData(_encode(value))
+    """Return the text of what was checked before; of ``None``, that is no state."""
+    return value if value is None or isinstance(value, EncodedData) else EncodedData(_encode(value))
 
 
 def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
@@ -164,15 +155,4 @@ class _Check:
             raise InvalidData(f"data must be at most {self.max_bytes:,} bytes as JSON, and is larger.")
 
 
-_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[\d.]+e\+\d+)')
-
-
-def _encode(value: object) -> str:
-    text = _encode_json(value)
-    # PostgreSQL's jsonb would hand 1e+23 back as the integer 10**23, which is not equal to the float.
-    return _LARGE_FLOAT.sub(_with_point, text) if "+" in text and "e+" in text else text
-
-
-def _with_point(match: re.Match[str]) -> str:
-    return f"{Decimal(match[1]):f}.0" if match[1] else match[0]
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

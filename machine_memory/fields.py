@@ -6,9 +6,11 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
+from django.db.models.fields.json import KeyTransform
 from django.db.models.sql.compiler import SQLCompiler
 
 from machine_memory import sql
+from machine_memory.encoding import decode, encoded
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
@@ -26,6 +28,30 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot b
         if getattr(connection, "mysql_is_mariadb", False):
             collation = "utf8mb4_nopad_bin"
         return {**super().db_parameters(connection), "collation": collation}
+
+
+class DataField(models.JSONField):
+    """JSON that comes back as it was written, to the order of its keys and the spelling of its numbers.
+
+    On PostgreSQL it is ``json``, which is text: ``jsonb`` sorts keys and rewrites numbers.
+    """
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        return "json" if connection.vendor == "postgresql" else super().db_type(connection)
+
+    def select_format(self, compiler: SQLCompiler, sql: str, params: Any) -> Any:
+        # As text, or the driver would read it in its own way.
+        return (f"({sql})::text" if compiler.connection.vendor == "postgresql" else sql), params
+
+    def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper) -> Any:
+        if isinstance(expression, KeyTransform):
+            return super().from_db_value(value, expression, connection)  # type: ignore[misc]  # It is there.
+        return decode(value)
+
+    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
+        if isinstance(value, models.Value) and isinstance(value.output_field, models.JSONField):
+            value = value.value
+        return value if hasattr(value, "as_sql") else encoded(value)
 
 
 class StoredBytes(models.Func):

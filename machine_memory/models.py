@@ -6,14 +6,16 @@ from contextlib import nullcontext
 from django.apps import apps
 from django.db import IntegrityError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Greatest
+from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from django.utils.translation import gettext_lazy as _
 
-from machine_memory.clock import FirstFence, StoreTime
+from machine_memory import sql
+from machine_memory.clock import FenceClock, GrantTime, StoreTime
 from machine_memory.contention import bounded_wait
-from machine_memory.encoding import DataEncoder, encoded
+from machine_memory.encoding import encoded
 from machine_memory.exceptions import InvalidConfiguration
-from machine_memory.fields import ExactCharField, PartialIndex
+from machine_memory.fields import DataField, ExactCharField, PartialIndex
 from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
 
@@ -72,8 +74,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def open_to(self, token: str | None) -> "MachineQuerySet":
         """Machines that may be changed: by the holder of ``token``, or without one where no lease is live."""
         if token is not None:
-            return self.held().filter(lease_token=token)
-        return self.filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=StoreTime()))
+            return self.filter(_guard(GreaterThan), lease_token=token)
+        return self.filter(_guard(LessThanOrEqual))
 
     def state(self, id: str) -> object:
         return self.filter(pk=id).values_list("data", flat=True).first()
@@ -88,11 +90,11 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
                 "lease_token": token,
                 "lease_owner": owner,
                 "lease_trace": trace,
-                "lease_acquired_at": StoreTime(),
+                "lease_acquired_at": GrantTime(),
                 "lease_expires_at": StoreTime(ttl),
             }
             taken = self._take(id, lease)
-            if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
+            if not taken and not self.filter(pk=id).exists() and self.insert(id, {}, brief=True):
                 taken = self._take(id, lease)
             return self.granted(id, token=token) if taken else None
 
@@ -111,18 +113,27 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             return False
         # First what the lease before leaves: MySQL assigns in this order.
         evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
-        return bool(available.update(fence=F("fence") + 1, lease_evicted=evicted, **lease))
+        return bool(available.update(fence=_next_fence(), lease_evicted=evicted, **lease))
 
-    def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
+    def insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
         try:
             with transaction.atomic(using=self.db), bounded_wait(connections[self.db]) if brief else nullcontext():
-                self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
+                self.create(id=id, fence=FenceClock(), created_at=StoreTime(), **values)
         except IntegrityError:
             if not self.filter(pk=id).exists():
                 raise
             return False
         return True
+
+    def remember_fences(self) -> None:
+        """Let SQLite remember the fences of what is removed, if the table is there."""
+        connection, table = connections[self.db], self.model._meta.db_table
+        if connection.vendor == "sqlite" and table in connection.introspection.table_names():
+            quote = connection.ops.quote_name
+            with connection.cursor() as cursor:
+                for text in sql.REMEMBER_FENCES:
+                    cursor.execute(text.format(table=quote(table), fence=quote("fence")))
 
     def renew(self, id: str, *, token: str, ttl: float) -> bool:
         return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=StoreTime(ttl)))
@@ -138,8 +149,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def renew_each(self, ids: Mapping[str, str], *, ttl: float) -> set[str]:
         """Extend the live leases of these tokens whose rows nobody uses, and return which those are."""
         with transaction.atomic(using=self.db):
-            unused = dict(self.of(ids).held().order_by("pk").unused().values_list("lease_token", "pk"))
-            self.filter(pk__in=unused.values()).held().update(lease_expires_at=StoreTime(ttl))
+            unused = dict(self.of(ids).filter(_guard(GreaterThan)).order_by("pk").unused().values_list("lease_token", "pk"))
+            self.of(unused).filter(_guard(GreaterThan)).update(lease_expires_at=StoreTime(ttl))
             return set(unused)
 
     def release_each(self, ids: Mapping[str, str]) -> None:
@@ -155,7 +166,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         row = self.filter(pk=id, lease_token__isnull=False)
         if fence is not None:
             row = row.filter(fence=fence)
-        return bool(row.update(fence=F("fence") + 1, **NO_LEASE))
+        return bool(row.update(fence=_next_fence(), **NO_LEASE))
 
     def write(self, change: Change) -> int | None:
         """Write and return the new version; ``None``: no row, or not one that token and version open."""
@@ -181,7 +192,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         parent = change.metadata.parent
         state = {"data": change.data, "version": 1, "written_at": StoreTime()}
         ancestry = {"parent": parent, "root": self._root(change.id, parent)}
-        return self._insert(change.id, {**state, **ancestry, **_labels(change.metadata)})
+        return self.insert(change.id, {**state, **ancestry, **_labels(change.metadata)})
 
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:
@@ -207,6 +218,15 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         return bool(self.filter(pk=id).open_to(token)._raw_delete(self.db))
 
 
+def _guard(lookup: type[GreaterThan | LessThanOrEqual]) -> Coalesce:
+    """Compare the expiry with now, in a way that no index serves: see ``sql.FRAGMENTS``."""
+    return Coalesce(lookup(F("lease_expires_at"), StoreTime()), Value(lookup is LessThanOrEqual))
+
+
+def _next_fence() -> Greatest:
+    return Greatest(F("fence") + 1, FenceClock())
+
+
 def _labels(metadata: Metadata) -> dict[str, str]:
     labels = {"status": metadata.status, "source": metadata.source, "initiator": metadata.initiator}
     return {name: value for name, value in labels.items() if value is not None}
@@ -216,7 +236,7 @@ class MachineRecord(models.Model):
     """A machine: what it last wrote, and who may write next."""
 
     id = ExactCharField(max_length=MAX_ID_LENGTH, primary_key=True)
-    data = models.JSONField(null=True, encoder=DataEncoder, help_text="The state; null until the first write.")
+    data = DataField(null=True, help_text="The state; null until the first write.")
     version = models.BigIntegerField(default=0, help_text="Counts the accepted writes.")
     status = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
     source = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)

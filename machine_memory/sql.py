@@ -17,13 +17,27 @@ LATER = {
     "mysql": "(UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND)",
     "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {})",
 }
-# Where the fences of a new row begin: so they go on growing where an earlier row of the same id was deleted, without
-# anything to remember it by. SQLite's clock is this host's, but tells milliseconds: too coarse for two rows in a row.
-FIRST_FENCE = {
-    "postgresql": "(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000000)::bigint",
+# When a lease begins. SQLite's clock leaves the rest of a millisecond out: rounded up, no lease ends before its time.
+GRANTED_AT = {**NOW, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds')"}
+
+# Behind which no fence falls, in microseconds: so they go on growing where a row was deleted, or a failover has lost the
+# latest grants, without anything to remember them by. SQLite's clock is this host's, but tells milliseconds: too coarse
+# for two grants in a row. And a host's clock may be set back: see REMEMBER_FENCES.
+FENCE_CLOCK = {
+    "postgresql": "(EXTRACT(EPOCH FROM STATEMENT_TIMESTAMP()) * 1000000)::bigint",
     "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
-    "sqlite": "{}",
+    "sqlite": "MAX({}, COALESCE((SELECT last + 1 FROM machine_memory_fence), 0))",
 }
+REMEMBER_FENCES = (
+    "CREATE TABLE IF NOT EXISTS machine_memory_fence (last INTEGER NOT NULL)",
+    "INSERT INTO machine_memory_fence SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM machine_memory_fence)",
+    """
+        CREATE TRIGGER IF NOT EXISTS machine_memory_fence AFTER DELETE ON {table} BEGIN
+            UPDATE machine_memory_fence SET last = OLD.{fence} WHERE last < OLD.{fence};
+        END
+    """,
+)
+"""SQLite's, which remember the highest fence of the machines that were removed."""
 
 # The bytes of state as text.
 STORED_BYTES = {
@@ -41,23 +55,25 @@ WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 """MariaDB's, for the statement that follows."""
 
 FRAGMENTS = {
-    "open": "({lease_expires_at} IS NULL OR {lease_expires_at} <= {now})",
-    "mine": "({lease_token} = %(token)s AND {lease_expires_at} > {now})",
+    # No index serves these: among thousands of leases PostgreSQL would else find a row by its expiry, not by its key.
+    "open": "COALESCE({lease_expires_at} <= {now}, TRUE)",
+    "live": "COALESCE({lease_expires_at} > {now}, FALSE)",
+    "mine": "({lease_token} = %(token)s AND COALESCE({lease_expires_at} > {now}, FALSE))",
     "evicted": "CASE WHEN {lease_token} IS NOT NULL THEN COALESCE({lease_trace}, '') END",
-    "grant": "{lease_token}, {data}, {version}, {fence}, {lease_evicted}",
+    "grant": "{lease_token}, {data_as_text}, {version}, {fence}, {lease_evicted}",
     "no_lease": """
         {lease_token} = NULL, {lease_owner} = NULL, {lease_trace} = NULL, {lease_evicted} = NULL,
         {lease_acquired_at} = NULL, {lease_expires_at} = NULL
     """,
     "new_lease": """
-        {fence} = {fence} + 1, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
-        {lease_trace} = %(trace)s, {lease_acquired_at} = {now}, {lease_expires_at} = {later}
+        {fence} = {next_fence}, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
+        {lease_trace} = %(trace)s, {lease_acquired_at} = {granted_at}, {lease_expires_at} = {later}
     """,
     "insert_lease": """
         INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
             {lease_token}, {lease_owner}, {lease_trace}, {lease_acquired_at}, {lease_expires_at})
-        SELECT %(id)s{text}, 0, {now}, {first_fence} + 1,
-            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {now}, {later}
+        SELECT %(id)s{text}, 0, {now}, {fence_clock},
+            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {granted_at}, {later}
     """,
     "root_of_parent": """
         COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s{text}, %(id)s{text})
@@ -75,7 +91,7 @@ ACQUIRE = {
     # before the token and the trace are new, and the expiry comes last.
     "mariadb": """
         {without_waiting} {insert_lease} ON DUPLICATE KEY UPDATE
-            {fence} = IF({open}, {fence} + 1, {fence}),
+            {fence} = IF({open}, {next_fence}, {fence}),
             {lease_evicted} = IF({open}, {evicted}, {lease_evicted}),
             {lease_token} = IF({open}, VALUES({lease_token}), {lease_token}),
             {lease_owner} = IF({open}, VALUES({lease_owner}), {lease_owner}),
@@ -104,13 +120,13 @@ RENEW_EACH = {
     "postgresql": """
         UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (
             SELECT {id} FROM {table} WHERE {id} = ANY(%(ids)s{texts}) AND {lease_token} = ANY(%(tokens)s{texts})
-                AND COALESCE({lease_expires_at} > {now}, FALSE)
+                AND {live}
             ORDER BY {id} FOR UPDATE SKIP LOCKED)
         RETURNING {lease_token}
     """,
     "sqlite": """
         UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (SELECT value FROM JSON_EACH(%(ids)s))
-            AND {lease_token} IN (SELECT value FROM JSON_EACH(%(tokens)s)) AND {lease_expires_at} > {now}
+            AND {lease_token} IN (SELECT value FROM JSON_EACH(%(tokens)s)) AND {live}
         RETURNING {lease_token}
     """,
 }
@@ -119,7 +135,7 @@ GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %
 STANDING = """
     SELECT CASE WHEN {lease_expires_at} > {now} THEN {lease_token} END, {version} FROM {table} WHERE {id} = %(id)s
 """
-READ = "SELECT {data} FROM {table} WHERE {id} = %(id)s"
+READ = "SELECT {data_as_text} FROM {table} WHERE {id} = %(id)s"
 
 # Parent and root are those of the first write; an absent label stays as it is. The version comes last, see ACQUIRE.
 WRITE = """
@@ -137,7 +153,7 @@ WRITE_FIRST = """
     INSERT INTO {table} ({id}, {data}, {version}, {status}, {source}, {initiator}, {parent}, {root}, {fence},
         {created_at}, {written_at})
     SELECT %(id)s{text}, {json}, 1, %(status)s{text}, %(source)s{text}, %(initiator)s{text}, %(parent)s{text},
-        {root_of_parent}, {first_fence}, {now}, {now}
+        {root_of_parent}, {fence_clock}, {now}, {now}
     {unless_present}
 """
 

@@ -29,15 +29,21 @@ class Page:
             "table": quote(MachineRecord._meta.db_table),
             "now": sql.NOW[self.vendor],
             "later": sql.LATER[self.vendor].format("%(ttl)s"),
-            "first_fence": sql.FIRST_FENCE[self.vendor].format("%(first_fence)s"),
+            "granted_at": sql.GRANTED_AT[self.vendor],
+            "fence_clock": sql.FENCE_CLOCK[self.vendor].format("%(clock)s"),
             "bound_wait": sql.BOUND_WAIT,
             "without_waiting": sql.WITHOUT_WAITING,
             # Where the server binds parameters, each has one type: that of the first place where it stands.
             "text": "::text" if kind == "postgresql" else "",
             "texts": "::text[]",
-            "json": "%(data)s::jsonb" if kind == "postgresql" else "%(data)s",
+            "json": "%(data)s::json" if kind == "postgresql" else "%(data)s",
             "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
         }
+        self._names["data_as_text"] = self._names["data"] + self._names["text"]
+        greatest = "MAX" if kind == "sqlite" else "GREATEST"
+        # Of SQLite's, the clock alone: what was removed is of no concern to a row that is there.
+        clock = "%(clock)s" if kind == "sqlite" else self._names["fence_clock"]
+        self._names["next_fence"] = f"{greatest}({self._names['fence']} + 1, {clock})"
         for name, fragment in sql.FRAGMENTS.items():
             self._names[name] = self._fill(fragment)
         self.read = self._fill(sql.READ)
@@ -105,7 +111,7 @@ class MachineStatements:
         page = self._page
         params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl), "trace": trace}
         if page.vendor == "sqlite":
-            params["first_fence"] = host_microseconds()
+            params["clock"] = host_microseconds()
         with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
             row = self._row(page.acquire, params)
             if row is None and page.insert_lease:
@@ -145,7 +151,7 @@ class MachineStatements:
 
     def write_first(self, change: Change) -> bool:
         try:
-            return self._count(self._page.write_first, _columns(change) | {"first_fence": host_microseconds()}) == 1
+            return self._count(self._page.write_first, _columns(change) | {"clock": host_microseconds()}) == 1
         except IntegrityError:
             if self.standing(change.id) is None:
                 raise

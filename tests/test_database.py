@@ -76,7 +76,7 @@ def open_transaction(store: DatabaseStore, *, insert: str = "", update: str = ""
         with transaction.atomic(using=store.alias):
             try:
                 if insert:
-                    store.rows._insert(insert, {})
+                    store.rows.insert(insert, {})
                 store.rows.filter(pk=update).update(status="touched")
             finally:
                 ready.set()

@@ -121,7 +121,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             evicted = (machine.lease.trace or "") if machine.lease else None
             now = self._clock()
             machine.lease = _Lease(token=token, owner=owner, trace=trace, locked_at=now, expires_at=now + ttl)
-            machine.fence += 1
+            machine.fence = self._next_fence(machine)
             text = EncodedData(machine.data) if machine.version else None
             return Grant(text, machine.version, machine.fence, evicted)
 
@@ -167,7 +167,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             if machine is None or machine.lease is None or fence not in (None, machine.fence):
                 return False
             machine.lease = None
-            machine.fence += 1
+            machine.fence = self._next_fence(machine)
             return True
 
     def _remove(self, id: str, *, token: str | None) -> None:
@@ -249,7 +249,12 @@ class SimpleMachineMemory(BaseMachineMemory):
             raise reason
 
     def _add(self, id: str) -> _Machine:
-        return self._machines.setdefault(id, _Machine(fence=self._last_fence, created_at=self._clock()))
+        now = self._clock()
+        fence = max(self._last_fence + 1, int(now * 1_000_000))
+        return self._machines.setdefault(id, _Machine(fence=fence, created_at=now))
+
+    def _next_fence(self, machine: _Machine) -> int:
+        return max(machine.fence + 1, int(self._clock() * 1_000_000))
 
     def _delete(self, id: str) -> None:
         self._last_fence = max(self._last_fence, self._machines.pop(id).fence)
