@@ -19,7 +19,7 @@ def decode(text: str | None) -> object:
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        return str(text)
 
 
 def encoded(value: object) -> EncodedData | None:

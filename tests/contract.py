@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from machine_memory import (
     PurgeResult,
     VersionConflict,
 )
+from machine_memory.contexts import OF_A_SHARD, SHARDS, _held
 from tests.conftest import Worker, asynchronous, in_thread
 from tests.stores import Store
 
@@ -108,6 +110,26 @@ class TestLock:
 
         assert worker.lock("a") is True
         assert before and store.lease_of("a") != before
+
+    def test_where_this_context_has_it_already_the_denial_says_so(self, store: Store, worker: Worker) -> None:
+        store.memory.lock("a", ttl=60)
+        own = r"This context holds 'a' already, for (60|59\.\d+) s more: a lock is not re-entrant. Go on with the lease"
+        with pytest.raises(LockDenied, match=own), store.memory.lease("a"):
+            pass
+        store.memory.unlock("a")
+        worker.lock("a")
+        with pytest.raises(LockDenied, match="^Somebody else holds 'a'. Try again later"), store.memory.lease("a"):
+            pass
+
+    def test_a_hundred_thousand_that_nobody_unlocks_cost_the_same_each(self, store: Store) -> None:
+        # What a context remembers is bounded: by that, and by no clock, it costs the same.
+        for number in range(SHARDS * OF_A_SHARD + 500 if store.name == "simple" else 0):
+            store.memory.lock(str(number))
+        assert sum(map(len, _held.get())) <= SHARDS * OF_A_SHARD
+        store.memory.lock("a")
+        store.expire("a")
+        with pytest.raises(LockLost):
+            store.memory.write("a", {})
 
     def test_the_former_holder_may_lock_again_after_expiry(self, store: Store) -> None:
         store.memory.lock("a")
@@ -362,6 +384,25 @@ class TestData:
         assert read == data
         assert repr(sorted(read)) == repr(sorted(data))
 
+    def test_it_comes_back_as_it_went_in_to_the_order_of_keys_and_the_spelling_of_numbers(self, store: Store) -> None:
+        data: dict[str, Any] = {
+            "zeta": {"b": 1, "a": 2, "": 3, "10": 4, "9": 5},
+            "alpha": [{"y": 1, "x": -0.0}, 1.0, 1, 1e23, 1e-7, 100000000000000000000000, 1.5e300, 0.1],
+            "Ärger": {"é": 1, "e\u0301": 2},
+            "text": "1e+23",
+        }
+        store.memory.write("a", data)
+
+        record = store.memory.record("a")
+        assert record
+        assert repr(store.memory.read("a")) == repr(record.data) == repr(data)
+        with store.memory.lease("a") as lease:
+            assert repr(lease.data) == repr(data)
+            lease.write(data | {"more": data})
+            assert repr(lease.data) == repr(data | {"more": data})
+            lease.commit(lease.data)
+        assert repr(store.memory.read("a")) == repr(data | {"more": data})
+
     def test_booleans_numbers_and_text_keep_their_types(self, store: Store) -> None:
         store.memory.write("a", {"v": [True, 1, 1.0, "1", None]})
 
@@ -540,11 +581,13 @@ class TestLease:
             with store.memory.lease("a", wait=5, ttl=60) as lease:
                 assert lease.remaining > 59
 
-    def test_it_waits_no_longer_than_asked(self, store: Store, worker: Worker) -> None:
+    def test_it_waits_no_longer_than_asked_and_no_less(self, store: Store, worker: Worker) -> None:
         worker.lock("a")
-
-        with pytest.raises(LockDenied), store.memory.lease("a", wait=0.05):
-            pass
+        for wait in (0.05, 0.2):
+            started = time.monotonic()
+            with pytest.raises(LockDenied), store.memory.lease("a", wait=wait):
+                pass
+            assert time.monotonic() - started >= wait
 
     def test_handed_to_another_thread_it_works_there(self, store: Store) -> None:
         with store.memory.lease("a") as lease, in_thread(lambda: lease.write({"by": "thread"})) as thread:
@@ -637,6 +680,21 @@ class TestFence:
         worker.cleanup("a")
         lock(worker)
         assert fences == sorted(set(fences))
+
+    def test_it_is_never_behind_the_stores_clock(self, store: Store, worker: Worker) -> None:
+        # So a copy of the store that lacks the latest grants gives none of their numbers again.
+        for _ in range(2):
+            earliest = store.now()
+            with store.memory.lease("a") as lease:
+                lease.write({})
+                assert lease.fence >= (earliest - 0.01) * 1_000_000
+                store.passed(1)
+            worker.lock("a")
+            earliest = store.now()
+            store.memory.force_unlock("a")
+            record = store.memory.record("a")
+            assert record and record.fence >= (earliest - 0.01) * 1_000_000
+            store.passed(1)
 
     def test_neither_writing_nor_a_refusal_moves_it(self, store: Store, worker: Worker) -> None:
         with store.memory.lease("a") as lease:
@@ -743,6 +801,18 @@ class TestCleanup:
         assert store.memory.write("a", {"n": 2}, expected_version=0) == 1
         record = store.memory.record("a")
         assert record and (record.status, record.parent, record.root) == (None, None, "a")
+
+
+class TestHolder:
+    def test_it_is_whoever_has_the_live_lease(self, store: Store, worker: Worker) -> None:
+        assert store.memory.holder("a") is None
+        worker.lock("a", ttl=60)
+        (info,) = store.memory.held_locks()
+        assert store.memory.holder("a") == info
+        assert async_to_sync(store.memory.aholder)("a") == info
+        assert store.memory.holder("b") is None
+        store.expire("a")
+        assert store.memory.holder("a") is None
 
 
 class TestHeldLocks:

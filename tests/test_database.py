@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 from django.test import TestCase, override_settings
 
 from machine_memory import (
     CorruptRecord,
     DatabaseMachineMemory,
     InvalidConfiguration,
+    LockDenied,
     LockError,
     LockInTransaction,
     LockLost,
@@ -28,11 +29,13 @@ from machine_memory import (
     sql,
     statements,
 )
+from machine_memory import contention
 from machine_memory.clock import StoreTime
+from machine_memory.contexts import held
 from machine_memory.models import MachineRecord
 from tests.conftest import Worker, databases, in_thread
 from tests.proxy import proxied
-from tests.stores import DatabaseStore
+from tests.stores import DatabaseStore, set_up
 
 servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
 postgresql = pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
@@ -213,6 +216,75 @@ class TestTransactions:
                 lease.write({"n": 5})
         assert database.memory.read("a") == {"n": 4}
 
+    @pytest.mark.parametrize("within", ["transaction", "savepoint"])
+    def test_after_a_rollback_a_lease_shows_what_is_stored(self, database: DatabaseStore, within: str) -> None:
+        outer = transaction.atomic(using=database.alias) if within == "savepoint" else contextlib.nullcontext()
+        with database.memory.lease("a") as lease:
+            lease.write({"n": 1})
+            with outer:
+                state = lease.data
+                with pytest.raises(ZeroDivisionError), transaction.atomic(using=database.alias):
+                    state["n"] = 2
+                    lease.write(state)
+                    assert (lease.data, lease.version) == ({"n": 2}, 2)
+                    1 / 0  # noqa: B018
+                assert (lease.data, lease.version) == ({"n": 1}, 1)
+                lease.write({"n": 3})
+            assert (lease.data, lease.version) == ({"n": 3}, 2)
+        assert database.memory.read("a") == {"n": 3}
+
+    @pytest.mark.parametrize("give_back", ["unlock", "cleanup", "commit", "release"])
+    def test_what_was_given_back_is_held_again_after_a_rollback(
+        self, database: DatabaseStore, give_back: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        memory = database.memory
+        memory.lock("a")
+        memory.write("a", {"n": 1})
+        lease = held(memory, "a")
+        assert lease
+        steps: dict[str, Callable[[], Any]] = {
+            "unlock": lambda: memory.unlock("a"),
+            "cleanup": lambda: memory.cleanup("a"),
+            "commit": lambda: lease.commit({"n": 2}),
+            "release": lease.release,
+        }
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=database.alias):
+            assert steps[give_back]()
+            assert held(memory, "a") is None
+            1 / 0  # noqa: B018
+        assert held(memory, "a") is lease
+        assert memory.write("a", {"n": 3}) == 2
+        with transaction.atomic(using=database.alias):
+            assert steps[give_back]()
+        assert held(memory, "a") is None
+        assert list(memory.held_locks()) == []
+        assert Worker(memory).lock("a") is True
+
+    def test_a_block_that_ends_within_one_is_given_back_also_after_a_rollback(self, database: DatabaseStore) -> None:
+        block = database.memory.lease("a")
+        lease = block.__enter__()
+        with transaction.atomic(using=database.alias):
+            lease.write({"n": 1})
+            block.__exit__(None, None, None)
+            transaction.set_rollback(True, using=database.alias)
+        database.wait_until(lambda: not list(database.memory.held_locks()))
+        assert database.memory.read("a") is None
+
+    def test_without_autocommit_its_connection_is_left_alone(self, database: DatabaseStore) -> None:
+        connection = connections[database.alias]
+        transaction.set_autocommit(False, using=database.alias)
+        try:
+            session = connection.connection
+            with pytest.raises(DatabaseError):
+                execute(database.alias, "SELECT * FROM nowhere")
+            with contextlib.suppress(ReadError):  # On PostgreSQL, where nothing more is answered.
+                database.memory.read("a")
+            assert connection.connection is session
+            assert connection.get_autocommit() is False
+        finally:
+            transaction.rollback(using=database.alias)
+            transaction.set_autocommit(True, using=database.alias)
+
     def test_a_second_alias_of_the_same_database_can_lock_within(self, database: DatabaseStore) -> None:
         if database.name == "sqlite":
             return self.assert_that_sqlite_has_one_writer(database)
@@ -307,6 +379,22 @@ class TestConnections:
         assert connection.connection is before
 
     @postgresql
+    def test_one_that_a_health_check_replaces_is_not_taken_for_lost(self, database: DatabaseStore) -> None:
+        database.memory.write("a", {"n": 1})
+        with set_up(database.alias, CONN_HEALTH_CHECKS=True), open_transaction(database, update="a"):
+            database.memory.read("a")
+            execute(database.alias, "ALTER ROLE CURRENT_USER SET lock_timeout = '100ms'")
+            try:
+                end_session(database.alias)
+                connections[database.alias].health_check_done = False
+                with pytest.raises(WriteError) as failed:
+                    database.memory.write("a", {"n": 2})
+            finally:
+                execute(database.alias, "ALTER ROLE CURRENT_USER RESET lock_timeout")
+        assert type(failed.value) is WriteError
+        assert database.memory.read("a") == {"n": 1}
+
+    @postgresql
     def test_keeping_alive_leaves_no_session_behind(self, database: DatabaseStore) -> None:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         before = execute(database.alias, sessions)
@@ -326,6 +414,40 @@ class TestErrors:
         finally:
             execute(database.alias, f"ALTER TABLE renamed RENAME TO {table}")
         assert len(queries) == 1
+
+    @pytest.mark.parametrize("database", databases("sqlite", "postgresql"), indirect=True)
+    def test_a_state_nested_beyond_measure_is_corrupt_and_leaves_no_lease(self, database: DatabaseStore) -> None:
+        # MariaDB's own JSON ends at 32 levels.
+        database.memory.write("a", {"n": 1})
+        deep = '{"a":' * 2000 + "1" + "}" * 2000
+        execute("default", "PRAGMA ignore_check_constraints = ON") if database.name == "sqlite" else None
+        execute(database.alias, f"UPDATE {table()} SET data = %s", deep)
+        execute("default", "PRAGMA ignore_check_constraints = OFF") if database.name == "sqlite" else None
+        for look in (database.memory.read, database.memory.record, lambda id: database.memory.lease(id).__enter__()):
+            with pytest.raises(CorruptRecord, match="The state of 'a' is a str, not a JSON object"):
+                look("a")
+        assert list(database.memory.held_locks()) == []
+
+    @pytest.mark.parametrize(("attribute", "code"), [("sqlstate", "55P03"), ("pgcode", "55P03")])
+    def test_contention_is_told_by_the_code_of_either_driver(self, attribute: str, code: str) -> None:
+        error = OperationalError()
+        error.__cause__ = type("DriversError", (Exception,), {attribute: code})()
+        assert contention.is_contention(error)
+
+    @sqlite
+    def test_a_busy_database_is_not_called_a_holder(self, database: DatabaseStore) -> None:
+        with (
+            open_transaction(database, insert="b"),
+            pytest.raises(LockDenied, match="^The database is busy with another transaction. Try again later"),
+            database.memory.lease("a"),
+        ):
+            pass
+
+    def test_rows_can_be_made_in_bulk(self, database: DatabaseStore) -> None:
+        now = datetime.now(UTC)
+        rows = [MachineRecord(id=id, fence=1, created_at=now, data={"b": 1, "a": 2}, version=1) for id in "ab"]
+        database.rows.bulk_create(rows)
+        assert list(database.memory.read("a") or ()) == ["b", "a"]
 
     @pytest.mark.parametrize("stored", ["[1]", '"text"', "5"])
     def test_a_state_that_is_no_object_is_corrupt_and_a_write_mends_it(
@@ -472,6 +594,35 @@ class TestClock:
         assert database.rows.free().count() == 0
 
 
+    @sqlite
+    def test_no_lease_ends_before_its_holder_says_so(self, database: DatabaseStore) -> None:
+        for number in range(300):
+            with database.memory.lease(f"a{number}", ttl=0.0105) as lease:
+                ((until,),) = execute("default", f"SELECT lease_expires_at FROM {table()} WHERE id = %s", lease.id)
+                at_the_most = time.time() + lease.remaining
+                assert until.replace(tzinfo=UTC).timestamp() >= at_the_most - 0.0001
+
+    @sqlite
+    def test_a_fence_grows_also_where_the_hosts_clock_is_set_back(
+        self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, fences = time.time_ns, []
+        for hours in (0, -1, -2):
+            monkeypatch.setattr(time, "time_ns", lambda shift=hours: clock() + shift * 3600 * 10**9)
+            with database.memory.lease("a") as lease:
+                fences.append(lease.fence)
+                lease.write({})
+                if hours == -1:
+                    database.memory.cleanup("a")
+                else:
+                    database.rows.filter(pk="a").delete()
+        assert fences == sorted(set(fences))
+
+
+def table() -> str:
+    return str(MachineRecord._meta.db_table)
+
+
 class Elsewhere:
     """A router that sends everything to a database that is not there."""
 
@@ -524,3 +675,37 @@ def test_what_lists_machines_has_an_index(database: DatabaseStore, query: Any, i
     if database.name == "postgresql":
         execute(database.alias, "RESET enable_seqscan")
     assert index in plan
+
+
+@postgresql
+def test_a_crowd_of_leases_does_not_lead_away_from_the_key(database: DatabaseStore) -> None:
+    database.memory.write("a", {"n": 1})
+    execute(database.alias, f"ALTER TABLE {table()} SET (autovacuum_enabled = false)")
+    execute(database.alias, f"ANALYZE {table()}")  # In a quieter hour, before the others came.
+    execute(
+        database.alias,
+        f"INSERT INTO {table()} (id, version, created_at, fence, lease_token, lease_expires_at)"
+        " SELECT 'crowd ' || n, 0, now(), n, 't' || n, now() + interval '1 hour' FROM generate_series(1, 5000) AS n",
+    )
+    plans: list[str] = []
+
+    def explain(run: Any, query: str, params: Any, many: bool, context: Any) -> Any:
+        if MachineRecord._meta.db_table in query and query.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
+            with context["connection"].wrap_database_errors, context["connection"].connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN {query}", params)
+                plans.append(f"{query}\n" + "\n".join(row[0] for row in cursor.fetchall()))
+        return run(query, params, many, context)
+
+    with connections[database.alias].execute_wrapper(explain):
+        with database.memory.lease("a") as lease:
+            lease.write({"n": 2})
+            lease.renew()
+            assert database.memory.lock("a") is False
+            assert Worker(database.memory).unlock("a") is False
+            lease.commit({"n": 3})
+        with database.memory.lease("a"):
+            database.memory.cleanup("a")
+    assert len(plans) >= 8
+    for plan in plans:
+        assert "machine_lease" not in plan.split("\n", 1)[1], plan
+    execute(database.alias, f"ALTER TABLE {table()} RESET (autovacuum_enabled)")
