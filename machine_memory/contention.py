@@ -1,7 +1,7 @@
 """How long a statement waits for others, and what the errors of the databases mean."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError
@@ -47,26 +47,32 @@ def _code(error: Error) -> str:
     return str(code or "")
 
 
-@contextmanager
-def bounded_wait(connection: BaseDatabaseWrapper, seconds: float = sql.LOCK_WAIT) -> Iterator[None]:
+class _BoundedSQLite:
+    """Bounds the wait of one connection; no generator, which would outlive a signal, and the connection."""
+
+    def __init__(self, connection: BaseDatabaseWrapper, seconds: float) -> None:
+        connection.ensure_connection()
+        self._execute = connection.connection.execute  # The driver's own: a pragma is no statement on the database.
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        (self._before,) = self._execute("PRAGMA busy_timeout").fetchone()
+        self._execute(sql.BOUND_WAIT_SQLITE.format(self._seconds * 1000))
+
+    def __exit__(self, *error: object) -> None:
+        self._execute(f"PRAGMA busy_timeout = {self._before}")
+
+
+def bounded_wait(connection: BaseDatabaseWrapper, seconds: float = sql.LOCK_WAIT) -> AbstractContextManager[None]:
     """Bound how long the statements within wait for another transaction; on MySQL its own setting does, 50 s."""
     if connection.vendor == "sqlite":
-        connection.ensure_connection()
-        execute = connection.connection.execute  # The driver's own: a pragma is no statement on the database.
-        (before,) = execute("PRAGMA busy_timeout").fetchone()
-        execute(sql.BOUND_WAIT_SQLITE.format(seconds * 1000))
-        try:
-            yield
-        finally:
-            execute(f"PRAGMA busy_timeout = {before}")
-    elif connection.vendor == "postgresql":
+        return _BoundedSQLite(connection, seconds)
+    if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {sql.BOUND_WAIT}")
-        yield
-    else:
-        is_mariadb = getattr(connection, "mysql_is_mariadb", False)
-        with connection.execute_wrapper(_without_waiting) if is_mariadb else nullcontext():
-            yield
+    elif getattr(connection, "mysql_is_mariadb", False):
+        return connection.execute_wrapper(_without_waiting)
+    return nullcontext()
 
 
 def passing_over(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:

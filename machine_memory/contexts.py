@@ -69,7 +69,7 @@ def begin(**kwargs: Any) -> None:
 
 
 def end(**kwargs: Any) -> None:
-    """Forget what a request or task of the host still holds at its end: the next one on this thread is another worker."""
+    """Forget what a request or task of the host still holds at its end: the next one here is another worker."""
     *outer, before = _began.get() or (_NOTHING,)
     forgotten = list(_added(before, _held.get()))
     _began.set(tuple(outer))
@@ -94,7 +94,7 @@ def connect() -> None:
         task_started.connect(begin)
         task_finished.connect(end)
     try:
-        from celery.signals import task_postrun, task_prerun  # noqa: PLC0415
+        from celery.signals import task_postrun, task_prerun  # type: ignore[import-not-found]  # noqa: PLC0415
     except ImportError:
         pass
     else:

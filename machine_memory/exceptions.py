@@ -68,7 +68,7 @@ class VersionConflict(MachineMemoryError):
 
 
 class LockInTransaction(MachineMemoryError):
-    """A lease taken inside an open transaction is invisible to others and gone after a rollback. A mistake, no outage."""
+    """A lease taken in an open transaction is invisible to others and gone after a rollback: a mistake, no outage."""
 
 
 class InvalidConfiguration(MachineMemoryError, ImproperlyConfigured):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ LEAST, MOST = 0.005, 1.0
 """Seconds between two attempts to give a lease back."""
 LINGER = 5.0
 """Seconds for which the thread waits for more once it has nothing to keep."""
+IN_FLIGHT = 1.0
+"""Seconds for which a server may go on with a lock that nobody waits for: see ``sql.LOCK_WAIT``."""
 FAREWELL = 2.0
 """Seconds that the end of the process waits for leases to be given back."""
 
@@ -46,8 +49,8 @@ class Keeper:
         """Know of nothing, as in a forked child: the leases are those of its parent, and so is the thread."""
         self._kept: dict[Lease, float] = {}
         """When each is to be renewed."""
-        self._returned: dict[Lease, tuple[float, float]] = {}
-        """When each is to be tried again, and how long to wait after that."""
+        self._returned: dict[Lease, tuple[float, float, float]] = {}
+        """When each is to be tried again, how long to wait after that, and until when it may yet be granted."""
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._starting = threading.RLock()  # A signal handler may come here while its thread is here already.
         self._thread: threading.Thread | None = None
@@ -67,10 +70,13 @@ class Keeper:
     def drop(self, lease: "Lease") -> None:
         self._kept.pop(lease, None)
 
-    def give_back(self, lease: "Lease") -> None:
-        """Release a lease in the background, again and again until that is done or the lease has run out."""
+    def give_back(self, lease: "Lease", *, may_come: bool = False) -> None:
+        """Release a lease in the background, again and again until that is done or the lease has run out.
+
+        ``may_come``: a server may still be about to grant it, as whoever asked did not wait for the answer.
+        """
         self.drop(lease)
-        self._returned[lease] = (0.0, LEAST)
+        self._returned[lease] = (0.0, LEAST, time.monotonic() + IN_FLIGHT if may_come else 0.0)
         try:
             self._call(0.0)
         except RuntimeError:
@@ -99,7 +105,8 @@ class Keeper:
     def _run(self) -> None:
         memories: set[MemorySteps] = set()
         try:
-            while True:
+            # Where a signal has come between its start and the end of that, another one has taken over.
+            while self._thread is threading.current_thread():
                 if self._kept or self._returned:
                     self._work(memories)
                 else:
@@ -107,7 +114,7 @@ class Keeper:
                     self._wakes_at = inf
                     if self._is_left_alone():
                         return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # Whatever it is, nobody else could tell of it.
             self._give_up(error)
         finally:
             _close(memories)
@@ -125,24 +132,24 @@ class Keeper:
     def _work(self, memories: "set[MemorySteps]") -> None:
         """Do what is due, with one step for all leases of a memory, and wait for what comes next."""
         now = time.monotonic()
-        for memory, leases in _by_memory(lease for lease, (at, _) in list(self._returned.items()) if at <= now):
-            memories.add(memory)
-            self._return(memory, leases)
         # What is due a little later goes with the others, so that from then on they go together.
         due = (lease for lease, at in list(self._kept.items()) if at - now <= lease.ttl / BEATS / 2)
         if any(at <= now for at in list(self._kept.values())):
             for memory, leases in _by_memory(due):
                 memories.add(memory)
                 self._renew(memory, leases)
+        for memory, leases in _by_memory(lease for lease, (at, *_) in list(self._returned.items()) if at <= now):
+            memories.add(memory)
+            self._return(memory, leases)
         self._wakes_at = inf  # Until it is known, whoever comes has to call.
-        self._wakes_at = min([*self._kept.values(), *(at for at, _ in self._returned.values())], default=0.0)
+        self._wakes_at = min(
+            [*list(self._kept.values()), *(at for at, *_ in list(self._returned.values()))], default=0.0
+        )
         self._wait(max(0.0, self._wakes_at - time.monotonic()))
 
     def _wait(self, seconds: float) -> None:
-        try:
+        with suppress(Empty):
             self._calls.get(timeout=seconds)
-        except Empty:
-            pass
 
     def _renew(self, memory: "MemorySteps", leases: "list[Lease]") -> None:
         asked_at, terms = time.monotonic(), {lease: lease._term for lease in leases}
@@ -155,9 +162,7 @@ class Keeper:
             if lease._token in renewed:
                 lease._kept(terms[lease], asked_at)
             # One that its holder is giving back may be over by that.
-            elif not lease._is_stepping and not lease._is_given_back and (
-                lease._token in over or not lease.remaining
-            ):
+            elif not lease._is_stepping and not lease._is_given_back and (lease._token in over or not lease.remaining):
                 self._lose(lease, reason)
             if lease in self._kept:
                 soon = time.monotonic() + lease.ttl / BEATS / SOON
@@ -168,12 +173,13 @@ class Keeper:
             done = memory._release_leases(leases)
         except StoreError:
             done = set()
+        now = time.monotonic()
         for lease in leases:
-            _, wait = self._returned[lease]
-            if lease._token in done or not lease.remaining:
+            _, wait, comes_until = self._returned[lease]
+            if (lease._token in done and now >= comes_until) or not lease.remaining:
                 del self._returned[lease]
             else:
-                self._returned[lease] = (time.monotonic() + wait, min(2 * wait, MOST))
+                self._returned[lease] = (now + wait, min(2 * wait, MOST), comes_until)
 
     def _lose(self, lease: "Lease", error: Exception | None) -> None:
         self.drop(lease)

@@ -259,12 +259,13 @@ class Lease:
 class _Block:
     """What is alike of the two blocks. It may be entered more than once, as a decorator is, but not at once."""
 
+    _lease: Lease | None = None
+
     def __init__(
         self, memory: "MemorySteps", id: str, ttl: float, patience: dict[str, Any], *, keep_alive: bool
     ) -> None:
         self._memory, self._id, self._ttl = memory, id, ttl
         self._patience, self._keep_alive = patience, keep_alive
-        self._lease: Lease | None = None
 
     def __del__(self) -> None:
         # What an exception kept even the first line of the exit from giving back.

@@ -96,7 +96,8 @@ WRITE = _script("""
     if status ~= '' then redis.call('HSET', key, 'status', status) end
     if source ~= '' then redis.call('HSET', key, 'source', source) end
     if initiator ~= '' then redis.call('HSET', key, 'initiator', initiator) end
-    if release ~= '' then end_lease() elseif extend ~= '' then redis.call('HSET', key, 'lease_expires_at', now + extend) end
+    if release ~= '' then end_lease() end
+    if extend ~= '' then redis.call('HSET', key, 'lease_expires_at', now + extend) end
     return {1, holder, version}
 """)
 

@@ -142,6 +142,10 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         """Machines under the leases of these tokens, whose ids are given with them."""
         return self.filter(pk__in=ids.values(), lease_token__in=ids)
 
+    def by_token(self) -> dict[str, str]:
+        """Return what ``of`` takes."""
+        return {str(token): id for token, id in self.order_by("pk").values_list("lease_token", "pk")}
+
     def unused(self) -> "MachineQuerySet":
         """Keep the rows until the transaction ends, and pass over those that somebody else works on."""
         return self.select_for_update(skip_locked=True) if self._skips else self
@@ -149,14 +153,16 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def renew_each(self, ids: Mapping[str, str], *, ttl: float) -> set[str]:
         """Extend the live leases of these tokens whose rows nobody uses, and return which those are."""
         with transaction.atomic(using=self.db):
-            unused = dict(self.of(ids).filter(_guard(GreaterThan)).order_by("pk").unused().values_list("lease_token", "pk"))
+            unused = self.of(ids).filter(_guard(GreaterThan)).unused().by_token()
             self.of(unused).filter(_guard(GreaterThan)).update(lease_expires_at=StoreTime(ttl))
             return set(unused)
 
     def release_each(self, ids: Mapping[str, str]) -> None:
         """End the leases of these tokens whose rows nobody uses."""
+        if not self.of(ids).exists():  # So that nobody meets a row that is kept for nothing.
+            return
         with transaction.atomic(using=self.db):
-            unused = dict(self.of(ids).order_by("pk").unused().values_list("lease_token", "pk"))
+            unused = self.of(ids).unused().by_token()
             self.of(unused).update(**NO_LEASE)
 
     def release(self, id: str, *, token: str) -> bool:

@@ -1,5 +1,6 @@
 """A client of Redis that makes one attempt, on connections of its own, with the settings of another client."""
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,15 @@ class _CountsReplies(_Connection):
 
     _asked = 1
     """Commands of the next package."""
+    user: int | None = None
+    """The thread that it was handed out to last."""
     _owed = 0
     """Replies that were not read, whatever exception has come between."""
 
     def pack_commands(self, commands: Any) -> Any:
         commands = list(commands)
         self._asked = len(commands)
-        return super().pack_commands(commands)
+        return super().pack_commands(commands)  # type: ignore[no-untyped-call]
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self._sock:
@@ -76,6 +79,7 @@ class _CountsReplies(_Connection):
         super().disconnect(*args, **options)  # type: ignore[no-untyped-call]
 
     def connect(self) -> None:
+        self.user = threading.get_ident()
         if self._owed:  # A pool asks for this before it hands a connection out.
             self.disconnect()
         try:
@@ -144,6 +148,15 @@ def one_attempt(client: object) -> "Redis":
     if isinstance(pool, BlockingConnectionPool):
         options["timeout"] = pool.timeout
     return Redis(connection_pool=type(pool)(**options))
+
+
+def start_afresh(pool: ConnectionPool) -> None:
+    """Close what lies idle, and what an exception has kept this thread from giving back to the pool."""
+    for connection in list(getattr(pool, "_in_use_connections", ())):
+        if connection.user == threading.get_ident():
+            connection.disconnect()
+            pool.release(connection)
+    pool.disconnect(inuse_connections=False)
 
 
 def is_transient(failure: RedisError) -> bool:

@@ -20,9 +20,9 @@ LATER = {
 # When a lease begins. SQLite's clock leaves the rest of a millisecond out: rounded up, no lease ends before its time.
 GRANTED_AT = {**NOW, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds')"}
 
-# Behind which no fence falls, in microseconds: so they go on growing where a row was deleted, or a failover has lost the
-# latest grants, without anything to remember them by. SQLite's clock is this host's, but tells milliseconds: too coarse
-# for two grants in a row. And a host's clock may be set back: see REMEMBER_FENCES.
+# Behind which no fence falls, in microseconds: so they go on growing where a row was deleted, or a failover has lost
+# the latest grants, without anything to remember them by. SQLite's clock is this host's, but tells milliseconds: too
+# coarse for two grants in a row. And a host's clock may be set back: see REMEMBER_FENCES.
 FENCE_CLOCK = {
     "postgresql": "(EXTRACT(EPOCH FROM STATEMENT_TIMESTAMP()) * 1000000)::bigint",
     "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",

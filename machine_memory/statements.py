@@ -59,15 +59,14 @@ class Page:
         self.renew_each = self._fill(sql.RENEW_EACH[kind]) if kind in sql.RENEW_EACH else None
         self._writes: dict[tuple[bool, int | None, bool, bool], str] = {}
 
-    def write(self, change: Change) -> str:
-        token, release = change.token, change.release
-        version = change.expected_version and 1  # Whichever it is, it was written before.
-        key = (token is None, version, release, change.extend is not None)
+    def write(self, token: str | None, expected_version: int | None, release: bool, *, extends: bool = False) -> str:
+        version = expected_version and 1  # Whichever it is, it was written before.
+        key = (token is None, version, release, extends)
         if key not in self._writes:
             self._writes[key] = self._fill(
                 sql.WRITE,
                 ancestry="" if version else self._fill(sql.ANCESTRY),
-                lease_change=self._lease_change(change),
+                lease_change=self._lease_change(release, extends),
                 guard=self._names["open" if token is None else "mine"]
                 + ("" if version is None else self._fill(" AND {version} = %(expected_version)s")),
                 next_version=self._fill("{version} + 1" if self.returns else "LAST_INSERT_ID({version} + 1)"),
@@ -75,10 +74,10 @@ class Page:
             )
         return self._writes[key]
 
-    def _lease_change(self, change: Change) -> str:
-        if change.release:
+    def _lease_change(self, release: bool, extends: bool) -> str:
+        if release:
             return self._names["no_lease"] + ","
-        return self._fill("{lease_expires_at} = {later},") if change.extend is not None else ""
+        return self._fill("{lease_expires_at} = {later},") if extends else ""
 
     def _fill(self, text: str, **more: str) -> str:
         return " ".join(text.format(**self._names, **more).split())
@@ -139,11 +138,12 @@ class MachineStatements:
         return self._count(self._page.release, {"id": id, "token": token}) == 1
 
     def write(self, change: Change) -> int | None:
-        params = _columns(change)
+        params, extends = _columns(change), change.extend is not None
         if change.extend is not None:
             params["ttl"] = OFFSET[self._page.vendor](change.extend)
+        text = self._page.write(change.token, change.expected_version, change.release, extends=extends)
         with self._connection.cursor() as cursor:
-            cursor.execute(self._page.write(change), params)
+            cursor.execute(text, params)
             if not self._page.returns:
                 return int(cursor.lastrowid) if cursor.rowcount else None
             row = cursor.fetchone()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 from django.db import connections
@@ -20,7 +21,7 @@ class Actor:
         wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
         databases = {
             name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
-            for name in {alias, "default"} & set(connections)
+            for name in {alias, f"{alias}-proxied", "default"} & set(connections)
         }
         environment = {
             **os.environ,
@@ -101,6 +102,12 @@ class Script:
                     own.commit({"status": "done", "turn": turn, "left": True})
                 lease.commit(count)
         return times
+
+    def interrupt(self, what: str, store: str, times: int) -> dict[str, Any]:
+        """Interrupt what ``tests.interrupts`` has of that name, and return its figures."""
+        from tests import interrupts
+
+        return asdict(getattr(interrupts, what)(store, times))
 
     def race(self, id: str, threads: int, at: float) -> int:
         """Lock ``id`` in several threads at once, and return how many have it."""

@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from machine_memory import LockLost, Metadata, memory
-from machine_memory.lease import _held
+from machine_memory.contexts import _NOTHING, _held
 from tests import browser
 from tests.conftest import Worker
 
@@ -66,7 +66,7 @@ def chrome() -> Iterator[Chrome]:
 
 @pytest.fixture
 def holder() -> Worker:
-    _held.set({})
+    _held.set(_NOTHING)
     memory.write("order-42", {"status": "paid", **HOSTILE}, metadata=Metadata(parent="cart-7"))
     memory.write("order-43", {"status": "new"})
     worker = Worker(memory)

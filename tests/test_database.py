@@ -1,7 +1,6 @@
 """What holds for databases alone: transactions, connections, lost replies, clocks, and what SQL is made of."""
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +25,10 @@ from machine_memory import (
     UnknownOutcome,
     VersionConflict,
     WriteError,
+    contention,
     sql,
     statements,
 )
-from machine_memory import contention
 from machine_memory.clock import StoreTime
 from machine_memory.contexts import held
 from machine_memory.models import MachineRecord
@@ -386,7 +385,7 @@ class TestConnections:
             execute(database.alias, "ALTER ROLE CURRENT_USER SET lock_timeout = '100ms'")
             try:
                 end_session(database.alias)
-                connections[database.alias].health_check_done = False
+                vars(connections[database.alias])["health_check_done"] = False
                 with pytest.raises(WriteError) as failed:
                     database.memory.write("a", {"n": 2})
             finally:
@@ -593,7 +592,6 @@ class TestClock:
         assert worker.lock("a") is True
         assert database.rows.free().count() == 0
 
-
     @sqlite
     def test_no_lease_ends_before_its_holder_says_so(self, database: DatabaseStore) -> None:
         for number in range(300):
@@ -690,7 +688,12 @@ def test_a_crowd_of_leases_does_not_lead_away_from_the_key(database: DatabaseSto
     plans: list[str] = []
 
     def explain(run: Any, query: str, params: Any, many: bool, context: Any) -> Any:
-        if MachineRecord._meta.db_table in query and query.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
+        if MachineRecord._meta.db_table in query and query.split(maxsplit=1)[0] in (
+            "SELECT",
+            "UPDATE",
+            "DELETE",
+            "WITH",
+        ):
             with context["connection"].wrap_database_errors, context["connection"].connection.cursor() as cursor:
                 cursor.execute(f"EXPLAIN {query}", params)
                 plans.append(f"{query}\n" + "\n".join(row[0] for row in cursor.fetchall()))
@@ -707,5 +710,5 @@ def test_a_crowd_of_leases_does_not_lead_away_from_the_key(database: DatabaseSto
             database.memory.cleanup("a")
     assert len(plans) >= 8
     for plan in plans:
-        assert "machine_lease" not in plan.split("\n", 1)[1], plan
+        assert "machine_lease" not in plan.partition("\n")[2], plan
     execute(database.alias, f"ALTER TABLE {table()} RESET (autovacuum_enabled)")

@@ -5,8 +5,8 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -22,8 +22,8 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from machine_memory import (
     BaseMachineMemory,
-    Lease,
     InvalidData,
+    Lease,
     LockLost,
     LockNotHeld,
     MachineMemoryError,

@@ -32,10 +32,10 @@ class BaseMachineMemory(MemoryVerbs):
             if not await self._hop(self._take, lease):
                 return False
             hold(lease)
-            return True
         except BaseException:
             lease._abandon()
             raise
+        return True
 
     async def aunlock(self, id: str) -> bool:
         """See ``unlock``. A task that is cancelled meanwhile has unlocked all the same."""

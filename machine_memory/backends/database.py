@@ -109,7 +109,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _holder(self, id: str) -> LockInfo | None:
         columns = self._machines.held().filter(pk=id).values("id", "fence", **LOCK_INFO_COLUMNS).first()
-        return LockInfo(**self._in_utc(columns)) if columns else None
+        return LockInfo(**self._in_utc(dict(columns))) if columns else None
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         connection = self._mend_connection()

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from django.core.checks import CheckMessage
 
-from machine_memory.exceptions import LockError, LockLost, LockNotHeld, MachineMemoryError, UnknownOutcome, VersionConflict
+from machine_memory.exceptions import (
+    LockError,
+    LockLost,
+    LockNotHeld,
+    MachineMemoryError,
+    UnknownOutcome,
+    VersionConflict,
+)
 from machine_memory.records import Change, Grant, Joined, LockInfo, PurgeResult, Record, Retention
 from machine_memory.validation import quoted
 

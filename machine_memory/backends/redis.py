@@ -47,7 +47,7 @@ class RedisMachineMemory(RedisHashes):
         root = "" if change.expected_version else self._root(change.id, labels.parent)
         columns = (change.data, labels.status, labels.source, labels.initiator, labels.parent, root)
         release = "1" if change.release else None
-        extend = None if change.extend is None else microseconds(change.extend)
+        extend = None if change.extend is None else str(microseconds(change.extend))
         try:
             return self._change(lua.WRITE, change.id, change.token, change.expected_version, release, extend, *columns)
         except RedisError as failure:
@@ -123,11 +123,7 @@ class RedisMachineMemory(RedisHashes):
             raise
 
     def _held_locks(self, after: str) -> list[LockInfo]:
-        live = (
-            _lock_info(id, row)
-            for id, now, row in self._scan(*LOCK_FIELDS)
-            if id > after and _is_live(row, now)
-        )
+        live = (_lock_info(id, row) for id, now, row in self._scan(*LOCK_FIELDS) if id > after and _is_live(row, now))
         return nsmallest(self.batch, live, key=lambda info: info.id)
 
     def _purge_locks(self, *, older_than: float, batch_size: int, dry_run: bool) -> Iterator[PurgeResult]:

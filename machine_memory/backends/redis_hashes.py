@@ -94,7 +94,7 @@ class RedisHashes(BaseMachineMemory):
             return replies
 
     def _start_afresh(self) -> None:
-        self._client.connection_pool.disconnect(inuse_connections=False)
+        redis_client.start_afresh(self._client.connection_pool)
 
     def _may_read_again(self, failure: BaseException) -> bool:
         return isinstance(failure, RedisError) and redis_client.is_transient(failure)

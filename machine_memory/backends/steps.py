@@ -106,11 +106,14 @@ class MemorySteps(MemoryPrimitives):
             if not lease._is_unwanted:
                 return True
         except UnknownGrant:
-            keeper.give_back(lease)
+            keeper.give_back(lease, may_come=True)
             raise
         except BaseException as failure:
-            if lease._was_granted or not isinstance(failure, errors.MachineMemoryError):
+            if lease._was_granted:
                 self._give_back(lease)
+            elif not isinstance(failure, errors.MachineMemoryError):
+                self._give_back(lease)
+                keeper.give_back(lease, may_come=True)
             raise
         self._give_back(lease)
         return False
@@ -180,8 +183,8 @@ class MemorySteps(MemoryPrimitives):
         own = held(self, lease.id)
         if own is not None and own._is_live():
             return errors.LockDenied(
-                f"This context holds {quoted(lease.id)} already, for {own.remaining:.3g} s more: a lock is not re-entrant."
-                " Go on with the lease that it has."
+                f"This context holds {quoted(lease.id)} already, for {own.remaining:.3g} s more: a lock is not"
+                " re-entrant. Go on with the lease that it has."
             )
         reason = lease._contended or f"Somebody else holds {quoted(lease.id)}."
         return errors.LockDenied(f"{reason} Try again later, or wait longer for it.")

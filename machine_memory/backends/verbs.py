@@ -50,10 +50,10 @@ class MemoryVerbs(MemorySteps):
             if not self._take(lease):
                 return False
             hold(lease)
-            return True
         except BaseException:
             lease._abandon()
             raise
+        return True
 
     def unlock(self, id: str) -> bool:
         """Give the lease back, if this context has it.
@@ -151,7 +151,9 @@ class MemoryVerbs(MemorySteps):
         """
         seconds = validation.ttl(older_than, "older_than", least=0, most=validation.MAX_AGE)
         size = validation.option(batch_size, "batch_size", int, most=validation.MAX_BATCH)
-        with self._operation("purge_expired_locks", "expired locks", errors.LockError, "purge", yields=True) as operation:
+        with self._operation(
+            "purge_expired_locks", "expired locks", errors.LockError, "purge", yields=True
+        ) as operation:
             total = _sum(self._purge_locks(older_than=seconds, batch_size=size, dry_run=dry_run), on_batch)
             operation.outcome = "purged"
             return total
