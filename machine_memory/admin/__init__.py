@@ -25,7 +25,7 @@ RELATIVES = ["parent_shown", "root_shown", "children", "tree"]
 class MachineAdmin(Window):
     """Machines, and what each has written last."""
 
-    list_display = ["machine", "lease", "status_shown", "version", "written", "fence", "source_shown", "parent_shown"]
+    list_display = ["machine", "lease", "owner", "status_shown", "written"]
     list_filter = [LeaseFilter, StatusFilter]
     ordering = ["pk"]
     sortable_by = ["machine"]
@@ -97,7 +97,7 @@ class MachineAdmin(Window):
 class HeldLockAdmin(Window):
     """Machines that somebody has locked, the longest held first; expired leases among them."""
 
-    list_display = ["machine", "lease", "owner", "until", "since", "fence"]
+    list_display = ["machine", "lease", "owner", "since"]
     list_filter = [HeldFilter]
     ordering = ["lease_acquired_at", "pk"]
     sortable_by = []
