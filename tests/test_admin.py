@@ -2,6 +2,7 @@
 
 import html
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -158,6 +159,82 @@ class TestPermissions:
         assert token
         for url in (MACHINES, HELD_LOCKS, page("change"), page("force_release"), page("data")):
             assert token not in text_of(client.get(url))
+
+
+class TestFilters:
+    """What may be asked of the lists: else a filter tells, letter by letter, what its asker may not see."""
+
+    SECRET = "for readers alone"
+    REFUSED = (
+        *("data__secret", "data__secret__startswith", "data__has_key", "data__icontains", "data__isnull", "data"),
+        *("lease_token", "lease_token__startswith", "lease_token__isnull", "lease_token__in", "lease_trace__regex"),
+        *("pk__regex", "pk", "id__lt", "machine__startswith", "owner", "lease_state", "now__gt", "_state"),
+        *("status__startswith", "parent__startswith", "lease__gt", "q__startswith", "nonsense", "_changelist_filters"),
+    )
+
+    @pytest.fixture(params=["viewer", "reader", "operator", "root"])
+    def client(self, request: Any) -> Client:
+        if request.param != "root":
+            return client_of(request.param)
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+        return client
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_only_declared_ones_are_looked_up(
+        self, held: Worker, client: Client, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answers = {lookup: client.get(url, {lookup: "f", "q": "a"}).status_code for lookup in self.REFUSED}
+
+        assert answers == dict.fromkeys(self.REFUSED, 400)
+        assert "Filtering by data__secret__startswith not allowed" in caplog.messages
+        assert not any(self.SECRET in message for message in caplog.messages)
+
+    def test_those_that_are_declared_still_are(self, held: Worker, client: Client) -> None:
+        for query in ("lease=held", "status=paid", "parent=x", "q=a", "p=1", "o=1", "o=-1", "e=1", "_facets=True", "all="):
+            assert client.get(f"{MACHINES}?{query}").status_code == 200
+        for query in ("lease=held", "q=a", "p=1", "o=1", "e=1", "_popup=1&_to_field=id"):
+            assert client.get(f"{HELD_LOCKS}?{query}").status_code == 200
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS, page("change")])
+    @pytest.mark.parametrize("field", ["lease_token", "data", "nonsense"])
+    def test_no_other_field_can_stand_for_the_id(self, held: Worker, client: Client, url: str, field: str) -> None:
+        assert client.get(url, {"_to_field": field, "_popup": "1"}).status_code == 400
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_no_order_tells_of_state_or_token(self, client: Client, url: str) -> None:
+        now = datetime.now(UTC)
+        for number, id in enumerate("bca"):
+            MachineRecord.objects.create(
+                id=id,
+                data={"n": number},
+                version=number,
+                fence=number,
+                lease_token=str(number),
+                lease_acquired_at=now,
+                lease_expires_at=now + timedelta(hours=1),
+                created_at=now,
+            )
+        for order in (f"{sign}{column}" for column in range(12) for sign in ("", "-")):
+            found = [machine.pk for machine in client.get(url, {"o": order}).context["cl"].result_list]
+            assert found in (["a", "b", "c"], ["c", "b", "a"]), order
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_an_action_acts_on_nothing_that_an_address_picks(self, held: Worker, operator: Client, url: str) -> None:
+        for more in ({}, confirmation()):
+            forged = selected("a", select_across="1", **more)
+            assert operator.post(f"{url}?data__secret__startswith=f", forged).status_code == 400
+        assert held.write("a", {}) == 2
+
+    def test_no_completion_is_offered_from_any_column(self, held: Worker, client: Client) -> None:
+        for field in ("data", "lease_token", "parent", "id"):
+            asked = {"app_label": "machine_memory", "model_name": "machinerecord", "field_name": field, "term": "f"}
+            assert client.get(reverse("admin:autocomplete"), asked).status_code == 403
+
+    def test_the_history_takes_no_filter(self, held: Worker, client: Client) -> None:
+        history = client.get(page("history"), {"data__secret__startswith": "x", "object_id": "b"})
+        assert history.status_code == 200
+        assert self.SECRET not in text_of(history)
 
 
 class TestMachines:

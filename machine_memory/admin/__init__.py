@@ -11,7 +11,7 @@ from django.urls import path
 from django.utils.translation import gettext as _
 
 from machine_memory.admin.display import machine_url
-from machine_memory.admin.lists import HeldFilter, LeaseFilter, StatusFilter, by_lease
+from machine_memory.admin.lists import HeldFilter, LeaseFilter, ParentFilter, StatusFilter, by_lease
 from machine_memory.admin.release import force_release
 from machine_memory.admin.window import Window
 from machine_memory.models import HeldLock, MachineRecord
@@ -26,7 +26,7 @@ class MachineAdmin(Window):
     """Machines, and what each has written last."""
 
     list_display = ["machine", "lease", "owner", "status_shown", "written"]
-    list_filter = [LeaseFilter, StatusFilter]
+    list_filter = [LeaseFilter, StatusFilter, ParentFilter]
     ordering = ["pk"]
     sortable_by = ["machine"]
 
