@@ -44,7 +44,7 @@ class MachineAdmin(Window):
         views = {"force_release": self.force_release_view, "data": self.data_view}
         return [
             path(
-                f"<path:object_id>/{name.replace('_', '-')}/",
+                f"<machine_memory_id:object_id>/{name.replace('_', '-')}/",
                 self.admin_site.admin_view(view),
                 name=f"machine_memory_machinerecord_{name}",
             )
