@@ -73,13 +73,13 @@ def at(moment: datetime | None) -> SafeString:
     return format_html('<span class="mm-moment">{}</span>', date_format(localtime(moment), "Y-m-d H:i:s"))
 
 
-def time_left(moment: datetime | None, now: datetime) -> SafeString | str:
+def time_left(moment: datetime | None, now: datetime) -> SafeString:
     """Say how long a lease lasts, in seconds too for the script that counts them down, or since when it is over."""
     if moment is None:
-        return ""
+        return SafeString("")
     seconds = (moment - now).total_seconds()
     if seconds <= 0:
-        return age(moment, now)
+        return format_html('<span class="mm-over">{}</span>', age(moment, now))
     return format_html('<span class="mm-left" data-seconds="{}">{}</span>', f"{seconds:.1f}", _clock(seconds))
 
 

@@ -53,9 +53,13 @@ def force_release(window: Any, request: HttpRequest, machines: Any) -> HttpRespo
     if len(held) > AT_ONCE:
         window.message_user(request, _("Select at most %(count)d leases.") % {"count": AT_ONCE}, messages.WARNING)
         return None
+    title = _("Force the release of leases")
     context = {
         **window.admin_site.each_context(request),
-        "title": _("Force the release of leases"),
+        "title": title,
+        # What Django's template shows as the last of the breadcrumbs, whose markup is another in each of its versions.
+        "original": title,
+        "has_view_permission": True,
         "opts": window.opts,
         "media": window.media + form.media,
         "form": form,
