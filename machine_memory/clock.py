@@ -68,5 +68,5 @@ def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
     if connection.vendor != "postgresql":
         return value.replace(tzinfo=UTC)
     if timezone.is_naive(value):
-        value = timezone.make_aware(value, connection.timezone)
+        value = timezone.make_aware(value, connection.timezone or timezone.get_default_timezone())
     return value.astimezone(UTC)

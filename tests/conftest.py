@@ -13,6 +13,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 
 from machine_memory import BaseMachineMemory
+from machine_memory.keeper import keeper
 from tests import browser, servers
 from tests.stores import DATABASES, ORM, Store, named
 
@@ -85,6 +86,13 @@ server = pytest.fixture(params=[*databases("postgresql", "mariadb"), *redis_serv
 """A store that is reached over a network."""
 database = pytest.fixture(params=databases(), name="database")(_store)
 redis_store = pytest.fixture(params=redis_servers(), name="redis_store")(_store)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_to_keep() -> Iterator[None]:
+    """Leave nothing to the keeper that the next test would count, or whose connection would stay."""
+    yield
+    keeper.begin_anew()
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import html
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -19,6 +21,8 @@ from machine_memory.contexts import _NOTHING, _held
 from machine_memory.models import MachineRecord
 from tests.actor import Actor
 from tests.conftest import Worker
+from tests.stores import set_up
+from tests.test_admin_queries import every_database
 
 PERMISSIONS = {
     "nobody": [],
@@ -160,6 +164,92 @@ class TestPermissions:
             assert token not in text_of(client.get(url))
 
 
+class TestFilters:
+    """What may be asked of the lists: else a filter tells, letter by letter, what its asker may not see."""
+
+    REFUSED = (
+        *("data__secret", "data__secret__startswith", "data__has_key", "data__icontains", "data__isnull", "data"),
+        *("lease_token", "lease_token__startswith", "lease_token__isnull", "lease_token__in", "lease_trace__regex"),
+        *("pk__regex", "pk", "id__lt", "machine__startswith", "owner", "lease_state", "now__gt", "_state"),
+        *("status__startswith", "parent__startswith", "lease__gt", "q__startswith", "nonsense", "_changelist_filters"),
+    )
+
+    @pytest.fixture(params=["viewer", "reader", "operator", "root"])
+    def client(self, request: Any) -> Client:
+        if request.param != "root":
+            return client_of(request.param)
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+        return client
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_only_declared_ones_are_looked_up(
+        self, held: Worker, client: Client, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answers = {lookup: client.get(url, {lookup: "f", "q": "a"}).status_code for lookup in self.REFUSED}
+
+        assert answers == dict.fromkeys(self.REFUSED, 400)
+        assert "Filtering by data__secret__startswith not allowed" in caplog.messages
+        assert not any("for readers alone" in message for message in caplog.messages)
+
+    def test_those_that_are_declared_still_are(self, held: Worker, client: Client) -> None:
+        for query in (
+            "lease=held",
+            "status=paid",
+            "parent=x",
+            "q=a",
+            "p=1",
+            "o=1",
+            "o=-1",
+            "e=1",
+            "_facets=True",
+            "all=",
+        ):
+            assert client.get(f"{MACHINES}?{query}").status_code == 200
+        for query in ("lease=held", "q=a", "p=1", "o=1", "e=1", "_popup=1&_to_field=id"):
+            assert client.get(f"{HELD_LOCKS}?{query}").status_code == 200
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS, page("change")])
+    @pytest.mark.parametrize("field", ["lease_token", "data", "nonsense"])
+    def test_no_other_field_can_stand_for_the_id(self, held: Worker, client: Client, url: str, field: str) -> None:
+        assert client.get(url, {"_to_field": field, "_popup": "1"}).status_code == 400
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_no_order_tells_of_state_or_token(self, client: Client, url: str) -> None:
+        now = datetime.now(UTC)
+        for number, id in enumerate("bca"):
+            MachineRecord.objects.create(
+                id=id,
+                data={"n": number},
+                version=number,
+                fence=number,
+                lease_token=str(number),
+                lease_acquired_at=now,
+                lease_expires_at=now + timedelta(hours=1),
+                created_at=now,
+            )
+        for order in (f"{sign}{column}" for column in range(12) for sign in ("", "-")):
+            found = [machine.pk for machine in client.get(url, {"o": order}).context["cl"].result_list]
+            assert found in (["a", "b", "c"], ["c", "b", "a"]), order
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_an_action_acts_on_nothing_that_an_address_picks(self, held: Worker, operator: Client, url: str) -> None:
+        for more in ({}, confirmation()):
+            forged = selected("a", select_across="1", **more)
+            assert operator.post(f"{url}?data__secret__startswith=f", forged).status_code == 400
+        assert held.write("a", {}) == 2
+
+    def test_no_completion_is_offered_from_any_column(self, held: Worker, client: Client) -> None:
+        for field in ("data", "lease_token", "parent", "id"):
+            asked = {"app_label": "machine_memory", "model_name": "machinerecord", "field_name": field, "term": "f"}
+            assert client.get(reverse("admin:autocomplete"), asked).status_code == 403
+
+    def test_the_history_takes_no_filter(self, held: Worker, client: Client) -> None:
+        history = client.get(page("history"), {"data__secret__startswith": "x", "object_id": "b"})
+        assert history.status_code == 200
+        assert "for readers alone" not in text_of(history)
+
+
 class TestMachines:
     @pytest.fixture
     def client(self) -> Client:
@@ -184,6 +274,8 @@ class TestMachines:
 
         assert self.ids(client, "q=root:a") == ["a", "b", "c"]
         assert self.ids(client, "parent=a") == ["b"]
+        assert self.ids(client, "parent=%00a") == ["b"]
+        assert self.ids(client, "parent=") == ["a", "b", "c", "d"]
 
     def test_they_are_filtered_by_lease(self, client: Client) -> None:
         for id in ("held", "expired", "free"):
@@ -425,9 +517,29 @@ class TestForcedRelease:
 
         assert "Select at most 1 leases." in text_of(response)
 
-    @pytest.mark.parametrize("forged", ["a", "x:a", "-1:a", "1:", ":a"])
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            *("", ":", "a", "x:a", "-1:a", "+1:a", " 1:a", "1_0:a", "1.5:a", "1:", ":a", "\n1:a", "1\n:a"),
+            *("²:a", "١:a", "１:a", f"{10**30}:a", f"{2**63}:a", f"{'1' * 5_000}:a"),  # noqa: RUF001
+            *("1:a\0b", "1:\0", "1:" + "x" * 513, "1:a/b", "1:a_b", "1:a_ZZ", "1:a_2", "1:a:b", "01:a"),
+        ],
+    )
     def test_a_confirmation_that_is_none_is_a_bad_request(self, held: Worker, operator: Client, forged: str) -> None:
-        assert operator.post(page("force_release"), {"confirmed": forged, "reason": "r"}).status_code == 400
+        for more in ([], [*confirmation()["confirmed"]]):
+            response = operator.post(page("force_release"), {"confirmed": [*more, forged], "reason": "r"})
+            assert response.status_code == 400
+        assert held.write("a", {}) == 2
+
+    @pytest.mark.parametrize(("bytes", "status"), [("%ED%B2%80", 302), ("%FF", 302), ("%ZZ", 400)])
+    def test_a_confirmation_that_is_no_text_releases_nothing(
+        self, held: Worker, operator: Client, bytes: str, status: int
+    ) -> None:
+        (info,) = memory.held_locks()
+        posted = f"confirmed={info.fence}:a{bytes}&reason=r"
+        response = operator.post(page("force_release"), posted, "application/x-www-form-urlencoded")
+
+        assert response.status_code == status
         assert held.write("a", {}) == 2
 
     def test_a_store_that_fails_is_said_to_have_failed(
@@ -440,3 +552,109 @@ class TestForcedRelease:
         text = text_of(operator.post(page("force_release"), confirmation(), follow=True))
         assert "The store failed to force-unlock 'a' (DatabaseError)." in text
         assert "secret" not in text
+
+
+class TestOddIds:
+    """Ids that an address or a form may lose on the way."""
+
+    ODD = (".", "..", "...", "%2e", "_2E", "a/../b", "a\r\nb", " ", "\u202e")
+
+    @pytest.mark.parametrize("id", ODD)
+    def test_each_has_its_pages(self, id: str) -> None:
+        memory.write(id, {"of": id})
+        memory.lock(id)
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+
+        assert client.get(page("data", id)).json() == {"of": id}
+        for name in ("change", "history", "force_release"):
+            assert client.get(page(name, id)).status_code == 200
+        held_lock = reverse("admin:machine_memory_heldlock_change", args=[quote(id)])
+        assert client.get(held_lock).headers["Location"] == page("change", id)
+
+    @pytest.mark.parametrize("id", [".", ".."])
+    def test_no_address_has_a_segment_that_browsers_leave_out(self, id: str) -> None:
+        memory.write(id, {})
+        memory.write("child", {}, metadata=Metadata(parent=id))
+        memory.lock(id)
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+        client.post(page("force_release", id), confirmation(id))
+        memory.lock(id)
+
+        for url in (
+            MACHINES,
+            HELD_LOCKS,
+            "/admin/",
+            *(page(name, id) for name in ("change", "history", "force_release")),
+        ):
+            addresses = re.findall(r'(?:href|action)="([^"]*)"', client.get(url).content.decode())
+            assert not [address for address in addresses if re.search(r"/\.\.?(/|$)", address)], url
+        assert page("change", id) in text_of(client.get("/admin/"))
+        assert page("change", id) in text_of(client.get(page("change", "child")))
+
+    @pytest.mark.parametrize("id", ODD)
+    def test_a_lease_of_each_is_released(self, id: str, operator: Client) -> None:
+        memory.lock(id)
+        shown = re.findall(r'name="confirmed" value="(.*?)"', text_of(operator.get(page("force_release", id))))
+        posted = [re.sub(r"\r\n|\r|\n", "\r\n", lease) for lease in shown]  # As a browser does.
+        response = operator.post(page("force_release", id), {"confirmed": posted, "reason": "stuck"}, follow=True)
+
+        assert "Released 1 lease." in text_of(response)
+        assert response.redirect_chain == [(page("change", id), 302)]
+        assert LogEntry.objects.get().object_id == id
+
+    @pytest.mark.parametrize("name", ["change", "history", "data", "force_release", "delete"])
+    def test_an_id_with_a_nul_is_not_there(self, name: str) -> None:
+        client = Client()
+        client.force_login(User.objects.create_superuser("root"))
+
+        assert client.get(page(name).replace("/a/", "/a%00b/")).status_code == 404
+
+    def test_an_id_that_is_too_long_is_not_there(self, operator: Client) -> None:
+        response = operator.get(page("change", "x" * 5_000), follow=True)
+        assert "Perhaps it was deleted?" in text_of(response)
+        response = operator.get(page("force_release", "x" * 5_000), follow=True)
+        assert "There is no lease to release." in text_of(response)
+
+    @pytest.mark.parametrize("url", [MACHINES, HELD_LOCKS])
+    def test_a_selection_with_a_nul_is_a_bad_request(self, operator: Client, url: str) -> None:
+        assert operator.post(url, selected("a\0b")).status_code == 400
+
+
+class TestTimes:
+    """They are those of the store, shown in the time zone of whoever looks."""
+
+    @pytest.mark.parametrize(
+        ("use_tz", "of_database"),
+        [
+            pytest.param(True, {}, id="USE_TZ"),
+            pytest.param(True, {"TIME_ZONE": "America/New_York"}, id="and a TIME_ZONE of the database"),
+            pytest.param(False, {}, id="no USE_TZ"),
+        ],
+    )
+    @every_database
+    def test_they_are_right_whatever_the_settings(self, alias: str, use_tz: bool, of_database: dict[str, str]) -> None:
+        memories = {"default": {"OPTIONS": {"using": alias}}}
+        with (
+            override_settings(TIME_ZONE="Asia/Kolkata", MACHINE_MEMORIES=memories, USE_TZ=use_tz),
+            set_up(alias, **of_database),
+        ):
+            client = Client()
+            client.force_login(User.objects.create_superuser("root"))
+            memory.write("a", {})
+            memory.lock("a", ttl=3 * 3600)
+            rows = MachineRecord.objects.using(alias)
+            rows.update(lease_acquired_at=StoreTime(-2 * 3600), written_at=StoreTime(-5), created_at=StoreTime(-7200))
+            texts = [text_of(client.get(url)) for url in (MACHINES, HELD_LOCKS, page("change"), page("force_release"))]
+
+        now = datetime.now(ZoneInfo("Asia/Kolkata"))
+        for text, hours in zip(texts, ([0], [-2], [-2, 3, -2, 0], [-2, 3]), strict=True):
+            shown = [
+                datetime.strptime(moment, "%Y-%m-%d %H:%M:%S").replace(tzinfo=now.tzinfo)
+                for moment in re.findall(r'class="mm-moment">(.*?)<', text)
+            ]
+            assert [round((moment - now) / timedelta(hours=1), 1) for moment in shown] == hours
+            assert re.search(r'class="mm-left" data-seconds="10[78]\d\d\.', text)
+        assert all("2\xa0hours ago" in text for text in texts[1:])
+        assert all("seconds ago" in text for text in (texts[0], texts[2]))

@@ -1,5 +1,6 @@
 """What an operator does in a real browser, and whether everybody can use the pages."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from machine_memory import LockLost, Metadata, memory
 from machine_memory.contexts import _NOTHING, _held
+from machine_memory.models import MachineRecord
 from tests import browser
 from tests.conftest import Worker
 
@@ -42,6 +44,10 @@ class Visitor:
     def opens(self, path: str) -> None:
         self.chrome.get(self._address + path)
 
+    def has_a_screen(self, width: int) -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
     def types(self, name: str, text: str) -> None:
         self.chrome.find_element(By.NAME, name).send_keys(text)
 
@@ -62,6 +68,12 @@ class Visitor:
 def chrome() -> Iterator[Chrome]:
     with browser.chromium() as chrome:
         yield chrome
+
+
+@pytest.fixture(autouse=True)
+def _its_own_screen(chrome: Chrome) -> Iterator[None]:
+    yield
+    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.fixture
@@ -150,6 +162,119 @@ def test_hostile_state_does_nothing(chrome: Chrome, live_server: Any, holder: Wo
     visitor.sees("</script><img src=x")
     assert "taken" not in chrome.title
     assert not chrome.find_elements(By.CSS_SELECTOR, "img[src=x]")
+
+
+@pytest.mark.parametrize("id", [".", ".."])
+def test_a_machine_is_reached_whose_id_is_a_step_in_a_path(chrome: Chrome, live_server: Any, id: str) -> None:
+    _held.set({})
+    memory.write(id, {"of": id})
+    memory.write("child", {}, metadata=Metadata(parent=id))
+    Worker(memory).lock(id, ttl=600)
+    visitor = Visitor(chrome, live_server.url, "view_machinerecord", "view_machine_data", "force_unlock")
+    visitor.opens(f"{ADMIN}/heldlock/")
+    visitor.clicks(id)
+    visitor.sees("Force the release of its lease")
+    link = chrome.find_element(By.PARTIAL_LINK_TEXT, "Download the whole").get_attribute("href")
+    download = "fetch(arguments[0]).then(response => response.text()).then(arguments[1])"
+    assert json.loads(chrome.execute_async_script(download, link)) == {"of": id}
+    visitor.clicks("Force the release of its lease")
+    visitor.types("reason", "stuck" + Keys.ENTER)
+    visitor.sees("Released 1 lease.")
+    visitor.clicks("History")
+    visitor.sees("Forced the release of lease")
+    chrome.find_elements(By.CSS_SELECTOR, ".breadcrumbs a")[-1].click()
+    visitor.sees("Relatives")
+    visitor.opens("/admin/")
+    visitor.clicks(id)
+    visitor.sees("Relatives")
+    visitor.opens(f"{ADMIN}/machinerecord/child/change/")
+    visitor.clicks(id)
+    visitor.sees("Download the whole as JSON")
+    assert list(memory.held_locks()) == []
+
+
+@pytest.fixture
+def long() -> str:
+    """The id of a held machine that nothing about it is short of."""
+    _held.set({})
+    id, label = "x" * 512, "label" * 51
+    state: Any = {"key" * 100: "value" * 100}
+    for _ in range(20):
+        state = {"in": state}
+    memory.write(id, state, metadata=Metadata(status=label, source=label, initiator=label, parent="y" * 512))
+    memory.write("short", {}, metadata=Metadata(status="delivered", parent=id))
+    Worker(memory).lock(id, ttl=24 * 60 * 60)
+    MachineRecord.objects.filter(pk=id).update(lease_owner="owner" * 51)
+    return id
+
+
+OUTSIDE = """
+    const room = document.documentElement;
+    const cut = [...document.querySelectorAll('.results')].filter(element => element.scrollWidth > element.clientWidth);
+    const outside = [...document.querySelectorAll('#content *')].filter(element => {
+        const {width, right} = element.getBoundingClientRect();
+        return width > 1 && right > room.clientWidth && !element.closest('.field-state');
+    });
+    const scrolls = room.scrollWidth > room.clientWidth ? [room] : [];
+    return [...scrolls, ...cut, ...outside].map(element => `${element.tagName}.${element.className}`);
+"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1100, 1280])
+def test_nothing_is_cut_or_lies_outside(chrome: Chrome, live_server: Any, long: str, width: int) -> None:
+    visitor = Visitor(chrome, live_server.url, "view_machinerecord", "view_machine_data", "force_unlock")
+    visitor.has_a_screen(width)
+    for path in (
+        *("heldlock/", "machinerecord/", f"machinerecord/?parent={long}&q=s", "machinerecord/?lease=held"),
+        *(f"machinerecord/{long}/change/", f"machinerecord/{long}/force-release/"),
+    ):
+        visitor.opens(f"{ADMIN}/{path}")
+        assert chrome.execute_script("return window.innerWidth") == width
+        chrome.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+        if width > 1024:
+            assert chrome.find_element(By.ID, "nav-sidebar").is_displayed()
+        assert chrome.execute_script(OUTSIDE) == [], path
+
+
+@pytest.mark.parametrize(("width", "least"), [(390, 200), (1280, 300)])
+def test_the_search_box_is_wide_enough_to_type_in(
+    chrome: Chrome, live_server: Any, holder: Worker, width: int, least: int
+) -> None:
+    visitor = Visitor(chrome, live_server.url, "view_machinerecord")
+    visitor.has_a_screen(width)
+    for path in ("heldlock/", "machinerecord/"):
+        visitor.opens(f"{ADMIN}/{path}")
+        assert chrome.find_element(By.ID, "searchbar").size["width"] > least
+
+
+def test_on_a_narrow_page_each_value_says_what_it_is(chrome: Chrome, live_server: Any, holder: Worker) -> None:
+    visitor = Visitor(chrome, live_server.url, "view_machinerecord")
+    visitor.has_a_screen(390)
+    visitor.opens(f"{ADMIN}/heldlock/")
+    chrome.execute_script("document.querySelector('#result_list tbody').replaceChildren()")
+    chrome.execute_script("window.dispatchEvent(new Event('machine-memory-refresh'))")
+    said = "return [...document.querySelectorAll('#result_list td')].map(cell => cell.dataset.label)"
+    visitor.waits_for(lambda: chrome.execute_script(said) == ["Machine", "Lease", "Owner", "Held since"])
+
+
+def test_the_breadcrumbs_of_a_forced_release_are_as_those_of_a_machine(
+    chrome: Chrome, live_server: Any, holder: Worker
+) -> None:
+    visitor = Visitor(chrome, live_server.url, "view_machinerecord", "force_unlock")
+    looks = """
+        const shown = document.querySelector('.breadcrumbs');
+        const {color, backgroundColor, padding, height} = getComputedStyle(shown);
+        return [shown.tagName, shown.childElementCount, color, backgroundColor, padding, height];
+    """
+    visitor.opens(f"{ADMIN}/machinerecord/order-42/change/")
+    of_machine = chrome.execute_script(looks)
+    visitor.opens(f"{ADMIN}/machinerecord/order-42/force-release/")
+
+    assert chrome.execute_script(looks) == of_machine
+    trail = chrome.find_element(By.CLASS_NAME, "breadcrumbs")
+    links = [link.text for link in trail.find_elements(By.TAG_NAME, "a")]
+    assert links == ["Home", "Machine memory", "Machines"]
+    assert trail.text.endswith("Force the release of leases")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

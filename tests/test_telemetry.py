@@ -253,6 +253,7 @@ class TestFailure:
                     ("write", fence, lambda: lease.write({})),
                     ("renew", {}, lease.renew),
                     ("commit", fence, lambda: lease.commit({})),
+                    ("holder", tried, lambda: memory.holder("b")),
                     ("children", tried, lambda: memory.children("b")),
                     ("tree", tried, lambda: memory.tree("b")),
                     ("held_locks", tried, lambda: list(memory.held_locks())),

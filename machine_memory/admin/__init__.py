@@ -11,7 +11,7 @@ from django.urls import path
 from django.utils.translation import gettext as _
 
 from machine_memory.admin.display import machine_url
-from machine_memory.admin.lists import HeldFilter, LeaseFilter, StatusFilter, by_lease
+from machine_memory.admin.lists import HeldFilter, LeaseFilter, ParentFilter, StatusFilter, by_lease
 from machine_memory.admin.release import force_release
 from machine_memory.admin.window import Window
 from machine_memory.models import HeldLock, MachineRecord
@@ -25,8 +25,8 @@ RELATIVES = ["parent_shown", "root_shown", "children", "tree"]
 class MachineAdmin(Window):
     """Machines, and what each has written last."""
 
-    list_display = ["machine", "lease", "status_shown", "version", "written", "fence", "source_shown", "parent_shown"]
-    list_filter = [LeaseFilter, StatusFilter]
+    list_display = ["machine", "lease", "owner", "status_shown", "written"]
+    list_filter = [LeaseFilter, StatusFilter, ParentFilter]
     ordering = ["pk"]
     sortable_by = ["machine"]
 
@@ -44,7 +44,7 @@ class MachineAdmin(Window):
         views = {"force_release": self.force_release_view, "data": self.data_view}
         return [
             path(
-                f"<path:object_id>/{name.replace('_', '-')}/",
+                f"<machine_memory_id:object_id>/{name.replace('_', '-')}/",
                 self.admin_site.admin_view(view),
                 name=f"machine_memory_machinerecord_{name}",
             )
@@ -97,7 +97,7 @@ class MachineAdmin(Window):
 class HeldLockAdmin(Window):
     """Machines that somebody has locked, the longest held first; expired leases among them."""
 
-    list_display = ["machine", "lease", "owner", "until", "since", "fence"]
+    list_display = ["machine", "lease", "owner", "since"]
     list_filter = [HeldFilter]
     ordering = ["lease_acquired_at", "pk"]
     sortable_by = []

@@ -1,9 +1,11 @@
 """What lists and pages show of a machine, one method for each column."""
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.db import connections
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -12,6 +14,7 @@ from django.utils.translation import gettext_lazy
 from machine_memory.admin.display import (
     NOTHING,
     ago,
+    at,
     badge,
     exactly,
     folded,
@@ -22,6 +25,7 @@ from machine_memory.admin.display import (
     time_left,
 )
 from machine_memory.admin.lists import TREE
+from machine_memory.clock import as_utc
 from machine_memory.models import MachineQuerySet, MachineRecord
 from machine_memory.telemetry import trace_id
 
@@ -52,17 +56,18 @@ class Columns:
 
     @admin.display(description=gettext_lazy("last written"))
     def written(self, machine: Any) -> SafeString:
-        return ago(machine.written_at, machine.now)
+        return ago(*_times(machine, machine.written_at))
 
     @admin.display(description=gettext_lazy("created"))
     def created(self, machine: Any) -> SafeString:
-        return ago(machine.created_at, machine.now)
+        return ago(*_times(machine, machine.created_at))
 
     # The lease
 
     @admin.display(description=gettext_lazy("lease"))
     def lease(self, machine: Any) -> SafeString:
-        return badge(machine.lease_state)
+        left = time_left(*_times(machine, machine.lease_expires_at))
+        return format_html("{} {}", badge(machine.lease_state), left)
 
     @admin.display(description=gettext_lazy("owner"))
     def owner(self, machine: MachineRecord) -> SafeString:
@@ -74,11 +79,12 @@ class Columns:
 
     @admin.display(description=gettext_lazy("held since"))
     def since(self, machine: Any) -> SafeString:
-        return ago(machine.lease_acquired_at, machine.now)
+        return ago(*_times(machine, machine.lease_acquired_at))
 
     @admin.display(description=gettext_lazy("held until"))
     def until(self, machine: Any) -> SafeString:
-        return time_left(machine.lease_expires_at, machine.now)
+        expires_at, _now = _times(machine, machine.lease_expires_at)
+        return at(expires_at)
 
     # The state, and where it comes from
 
@@ -104,6 +110,12 @@ class Columns:
     @admin.display(description=gettext_lazy("tree"))
     def tree(self, machine: MachineRecord) -> SafeString:
         return _links(_beside(machine).tree_of(machine.root or machine.pk), q=TREE + (machine.root or machine.pk))
+
+
+def _times(machine: Any, moment: datetime | None) -> tuple[datetime | None, datetime]:
+    """Return a column's time and the database's own in UTC."""
+    connection = connections[machine._state.db]
+    return moment and as_utc(moment, connection), as_utc(machine.now, connection)
 
 
 def _beside(machine: MachineRecord) -> MachineQuerySet:

@@ -10,7 +10,7 @@ from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
-from django.utils.timezone import is_aware, localtime
+from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -57,37 +57,36 @@ def badge(state: str) -> SafeString:
 def ago(moment: datetime | None, now: datetime) -> SafeString:
     if moment is None:
         return NOTHING
+    return format_html("{} {}", age(moment, now), at(moment))
+
+
+def age(moment: datetime, now: datetime) -> str:
     seconds = max(0, int((now - moment).total_seconds()))
     if seconds < MINUTE:
-        age = ngettext("%(count)d second ago", "%(count)d seconds ago", seconds) % {"count": seconds}
-    else:
-        age = _("%(time)s ago") % {"time": timesince(moment, now, depth=1)}
-    return format_html('{} <span class="mm-moment">{}</span>', age, _at(moment))
+        return ngettext("%(count)d second ago", "%(count)d seconds ago", seconds) % {"count": seconds}
+    return _("%(time)s ago") % {"time": timesince(moment, now, depth=1)}
+
+
+def at(moment: datetime | None) -> SafeString:
+    if moment is None:
+        return NOTHING
+    return format_html('<span class="mm-moment">{}</span>', date_format(localtime(moment), "Y-m-d H:i:s"))
 
 
 def time_left(moment: datetime | None, now: datetime) -> SafeString:
-    """Say until when a lease lasts, with the seconds left for the script that counts them down."""
+    """Say how long a lease lasts, in seconds too for the script that counts them down, or since when it is over."""
     if moment is None:
-        return NOTHING
+        return SafeString("")
     seconds = (moment - now).total_seconds()
     if seconds <= 0:
-        return format_html('{} <span class="mm-moment">{}</span>', _("over"), _at(moment))
-    return format_html(
-        '<span class="mm-left" data-seconds="{}">{}</span> <span class="mm-moment">{}</span>',
-        f"{seconds:.1f}",
-        _clock(seconds),
-        _at(moment),
-    )
+        return format_html('<span class="mm-over">{}</span>', age(moment, now))
+    return format_html('<span class="mm-left" data-seconds="{}">{}</span>', f"{seconds:.1f}", _clock(seconds))
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _at(moment: datetime) -> str:
-    return date_format(localtime(moment) if is_aware(moment) else moment, "Y-m-d H:i:s")
 
 
 def folded(value: object) -> SafeString:

@@ -61,12 +61,10 @@ class HeldFilter(LeaseFilter):
         return super().lookups(request, model_admin)[:-1]
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """A status to be typed in."""
+class TypedFilter(admin.SimpleListFilter):
+    """A value to be typed in."""
 
-    title = gettext_lazy("status")
-    parameter_name = "status"
-    template = "admin/machine_memory/status_filter.html"
+    template = "admin/machine_memory/typed_filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("", "")]  # There are none to choose from, but without any Django leaves the filter out.
@@ -80,13 +78,30 @@ class StatusFilter(admin.SimpleListFilter):
         ]
         yield {"name": self.parameter_name, "value": self.value() or "", "others": others}
 
+    def typed(self) -> str:
+        return (self.value() or "").replace("\0", "")  # Nothing stored has a NUL, and not every database takes one.
+
+
+class StatusFilter(TypedFilter):
+    title = gettext_lazy("status")
+    parameter_name = "status"
+
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        status = (self.value() or "").replace("\0", "")  # No status has a NUL, and not every database takes one.
+        status = self.typed()
         if not status:
             return queryset
         # Leases are few, and of one status may be many: SQLite, which cannot tell, is not to look for them by status.
         column = Coalesce("status", Value("")) if by_lease(request) else F("status")
         return queryset.filter(Exact(column, status))
+
+
+class ParentFilter(TypedFilter):
+    title = gettext_lazy("parent")
+    parameter_name = "parent"
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        parent = self.typed()
+        return queryset.children_of(parent) if parent else queryset
 
 
 def searched(queryset: Any, term: str) -> Any:

@@ -1,5 +1,6 @@
 """Force the release of leases: shown first, confirmed with a reason, and noted in the admin log."""
 
+import re
 from typing import Any
 
 from django import forms
@@ -7,16 +8,17 @@ from django.contrib import messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import BadRequest
 from django.db import transaction
+from django.db.models import BigIntegerField
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from machine_memory.backends.database import DatabaseMachineMemory
-from machine_memory.exceptions import StoreError
+from machine_memory.exceptions import InvalidMachineId, StoreError
 from machine_memory.handler import memories
 from machine_memory.models import MachineRecord
-from machine_memory.validation import visible
+from machine_memory.validation import machine_id, visible
 
 AT_ONCE = 200
 
@@ -51,9 +53,13 @@ def force_release(window: Any, request: HttpRequest, machines: Any) -> HttpRespo
     if len(held) > AT_ONCE:
         window.message_user(request, _("Select at most %(count)d leases.") % {"count": AT_ONCE}, messages.WARNING)
         return None
+    title = _("Force the release of leases")
     context = {
         **window.admin_site.each_context(request),
-        "title": _("Force the release of leases"),
+        "title": title,
+        # What Django's template shows as the last of the breadcrumbs, whose markup is another in each of its versions.
+        "original": title,
+        "has_view_permission": True,
         "opts": window.opts,
         "media": window.media + form.media,
         "form": form,
@@ -68,15 +74,25 @@ def _row(window: Any, machine: Any) -> dict[str, Any]:
     return {
         "cells": [*(column(machine) for column in columns), machine.fence],
         "id": machine.pk,
-        "lease": f"{machine.fence}:{quote(machine.pk)}",
+        "lease": _shown(machine.pk, machine.fence),
     }
 
 
+def _shown(id: str, fence: int) -> str:
+    # Browsers send another line break than they were given.
+    return f"{fence}:{quote(id)}".replace("\r", "_0D")
+
+
 def _lease(text: str) -> tuple[str, int]:
-    fence, _colon, id = text.partition(":")
-    if not fence.isdecimal() or not id:
-        raise BadRequest(_("That is no lease."))
-    return unquote(id), int(fence)
+    lease = re.fullmatch(r"(\d{1,19}):(.+)", text.replace("_0D", "\r"), re.ASCII | re.DOTALL)
+    try:
+        if lease:
+            id, fence = machine_id(unquote(lease[2])), int(lease[1])
+            if fence <= BigIntegerField.MAX_BIGINT and _shown(id, fence) == text:
+                return id, fence
+    except InvalidMachineId:
+        pass
+    raise BadRequest(_("That is no lease."))
 
 
 def _release(window: Any, request: HttpRequest, leases: list[tuple[str, int]], reason: str) -> None:

@@ -3,13 +3,33 @@
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django.urls import path, register_converter
+from django.urls.converters import PathConverter
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from machine_memory.admin.columns import Columns
 from machine_memory.admin.lists import MOST, CappedPaginator, searched
 from machine_memory.admin.release import force_release, shown_memory
+
+
+class MachineIdConverter(PathConverter):
+    """An id in an address, quoted as the admin does, and so that a browser does not take it for a step in the path."""
+
+    regex = "[^\0]+"
+    escapes = {".": "_2E", "..": "_2E_2E"}
+
+    def to_python(self, value: str) -> str:
+        return next((id for id, escaped in self.escapes.items() if value == escaped), value)
+
+    def to_url(self, value: str) -> str:
+        return self.escapes.get(value, value)
+
+
+register_converter(MachineIdConverter, "machine_memory_id")
 
 
 class Window(Columns, admin.ModelAdmin):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
@@ -49,7 +69,21 @@ class Window(Columns, admin.ModelAdmin):  # type: ignore[type-arg]  # It cannot 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         return searched(queryset, search_term), False
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        # Django looks up every column that an address names, and so tells whoever asks often enough what is in it.
+        declared: Any = self.list_filter
+        return lookup in {list_filter.parameter_name for list_filter in declared}
+
+    def get_urls(self) -> list[Any]:
+        # By way of the converter, since Django itself makes some of the addresses: those in the admin log, for one.
+        return [
+            path(str(url.pattern).replace("<path:", "<machine_memory_id:"), url.callback, name=url.name)
+            for url in super().get_urls()
+        ]
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if any("\0" in id for id in request.POST.getlist(ACTION_CHECKBOX_NAME)):
+            raise BadRequest(_("That is no machine."))
         # Django takes an action that it does not find for none at all, and answers with the list.
         if request.method == "POST" and not self.has_force_unlock_permission(request):
             raise PermissionDenied

@@ -70,8 +70,8 @@ class MemorySteps(MemoryPrimitives):
         metadata: Metadata | None,
         release: bool = False,
     ) -> int:
-        name = "commit" if release else "write"
-        with self._operation(name, id, errors.WriteError, "write") as operation, ending(lease if release else None):
+        step = self._operation("commit" if release else "write", id, errors.WriteError, "write")
+        with step as operation, ending(lease if release else None):
             text, asked_at = self._encoded(data), time.monotonic()
             change = Change(
                 id=id,

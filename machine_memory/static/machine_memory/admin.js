@@ -20,6 +20,21 @@
         }
     };
 
+    // Where there is little room, the heads of the columns are not there.
+    const label = () => {
+        for (const table of document.querySelectorAll('#result_list, .mm-leases')) {
+            const heads = [...table.tHead.rows[0].cells].map(head => head.textContent.trim());
+            for (const row of table.tBodies[0].rows) {
+                heads.forEach((head, column) => {
+                    if (head) {
+                        row.cells[column].dataset.label = head;
+                    }
+                });
+            }
+            table.classList.add('mm-narrow');
+        }
+    };
+
     // Nobody is to lose a selection, or what they have typed.
     const isInUse = () =>
         document.hidden ||
@@ -39,10 +54,12 @@
         }
         shown.replaceWith(fresh);
         shownAt = performance.now();
+        label();
     };
 
     window.addEventListener('load', () => {
         shownAt = performance.now();
+        label();
         if (document.querySelector('.mm-left, .model-heldlock')) {
             setInterval(countDown, 1000);
             const refreshed = () => refresh().catch(error => console.warn('The list was not refreshed:', error));
