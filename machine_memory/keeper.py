@@ -40,26 +40,23 @@ class Keeper:
     Whoever hands a lease over waits for no store: it may be an event loop, a signal handler or a finalizer.
     """
 
-    _calls: SimpleQueue[None] | None = None
-
     def __init__(self) -> None:
+        self._calls: SimpleQueue[None] = SimpleQueue()
         self.begin_anew()
         os.register_at_fork(after_in_child=self.begin_anew)
         atexit.register(self._farewell)
 
     def begin_anew(self) -> None:
         """Know of nothing, as in a forked child: the leases are those of its parent, and so is the thread."""
-        former = self._calls
+        self._calls.put(None)  # The thread that waits, if there is one, sees that it is none of this keeper any more.
         self._kept: dict[Lease, float] = {}
         """When each is to be renewed."""
         self._returned: dict[Lease, tuple[float, float, float]] = {}
         """When each is to be tried again, how long to wait after that, and until when it may yet be granted."""
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._calls = SimpleQueue()
         self._starting = threading.RLock()  # A signal handler may come here while its thread is here already.
         self._thread: threading.Thread | None = None
         self._wakes_at = inf
-        if former is not None:
-            former.put(None)  # Its thread, if there is one, sees that it is none any more.
 
     def keep(self, lease: "Lease") -> None:
         """Renew a lease until it is dropped. Raises ``RuntimeError`` where no thread can be started."""

@@ -166,7 +166,7 @@ def test_hostile_state_does_nothing(chrome: Chrome, live_server: Any, holder: Wo
 
 @pytest.mark.parametrize("id", [".", ".."])
 def test_a_machine_is_reached_whose_id_is_a_step_in_a_path(chrome: Chrome, live_server: Any, id: str) -> None:
-    _held.set({})
+    _held.set(_NOTHING)
     memory.write(id, {"of": id})
     memory.write("child", {}, metadata=Metadata(parent=id))
     Worker(memory).lock(id, ttl=600)
@@ -196,7 +196,7 @@ def test_a_machine_is_reached_whose_id_is_a_step_in_a_path(chrome: Chrome, live_
 @pytest.fixture
 def long() -> str:
     """The id of a held machine that nothing about it is short of."""
-    _held.set({})
+    _held.set(_NOTHING)
     id, label = "x" * 512, "label" * 51
     state: Any = {"key" * 100: "value" * 100}
     for _ in range(20):

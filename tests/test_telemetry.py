@@ -207,7 +207,7 @@ def test_a_span_says_what_an_operation_came_to(store: Store, worker: Worker, tol
 
 def test_no_operation_is_left_out() -> None:
     source = "".join(path.read_text() for path in Path(telemetry.__file__).parent.glob("backends/*.py"))
-    pairs = re.findall(r'_(?:operation|read_retrying)\("(\w+)"(?: if release else "(\w+)")?', source)
+    pairs = re.findall(r'_(?:operation|read_retrying)\(\s*"(\w+)"(?: if release else "(\w+)")?', source)
     assert {name for pair in pairs for name in pair if name} == {case.called.split()[0] for case in CASES}
 
 
