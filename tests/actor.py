@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, is_dataclass
+from importlib import import_module
 from typing import Any
 
 from django.db import connections
@@ -20,7 +22,7 @@ class Actor:
         wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
         databases = {
             name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
-            for name in {alias, "default"} & set(connections)
+            for name in {alias, f"{alias}-proxied", "default"} & set(connections)
         }
         environment = {
             **os.environ,
@@ -101,6 +103,12 @@ class Script:
                     own.commit({"status": "done", "turn": turn, "left": True})
                 lease.commit(count)
         return times
+
+    def run(self, function: str, *args: Any) -> Any:
+        """Call a function of another module of the tests, in this process."""
+        module, name = function.rsplit(".", 1)
+        outcome = getattr(import_module(module), name)(*args)
+        return asdict(outcome) if is_dataclass(outcome) and not isinstance(outcome, type) else outcome
 
     def race(self, id: str, threads: int, at: float) -> int:
         """Lock ``id`` in several threads at once, and return how many have it."""

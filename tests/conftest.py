@@ -14,7 +14,7 @@ from django.db import connections
 
 from machine_memory import BaseMachineMemory
 from tests import browser, servers
-from tests.stores import DATABASES, ORM, DatabaseStore, RedisStore, SimpleStore, Store
+from tests.stores import DATABASES, ORM, Store, named
 
 T = TypeVar("T")
 
@@ -70,12 +70,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    name = request.param
-    if name.removesuffix(ORM) in DATABASES:
+    if request.param.removesuffix(ORM) in DATABASES:
         request.getfixturevalue("transactional_db")
-        store: Store = DatabaseStore(name)
-    else:
-        store = RedisStore(name) if name in servers.CACHES else SimpleStore(name)
+    store = named(request.param)
     yield store
     store.close()
 

@@ -1,8 +1,9 @@
-"""A proxy before a database server, that loses what it is told to lose."""
+"""A proxy before a server, that loses and delays what it is told to."""
 
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +20,18 @@ class Proxy:
     """Pass bytes on between clients and a server, on the loopback interface.
 
     ``before``: end the connection when a client sends this, without passing it on. ``after``: pass it on, wait for the
-    server's answer, and end the connection without passing that on.
+    server's answer, and end the connection without passing that on. ``delay``: seconds that each answer takes longer.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.before: bytes | None = None
         self.after: bytes | None = None
+        self.delay = 0.0
         self.connections = 0
+        self.requests = 0
         self._target = target
         self._muted: set[socket.socket] = set()
+        self._clients: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._listen, daemon=True)]
@@ -38,6 +42,12 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def hang_up(self) -> None:
+        """End every connection that there is, as a firewall or a restart of the server does."""
+        for client in list(self._clients):
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.refuse()
@@ -58,8 +68,10 @@ class Proxy:
         with client, self._connect() as server:
             answers = threading.Thread(target=self._pass_answers, args=[server, client], daemon=True)
             answers.start()
+            self._clients.add(client)
             with contextlib.suppress(OSError):
                 while request := client.recv(BUFFER):
+                    self.requests += 1
                     if self.before and self.before in request:
                         break
                     if self.after and self.after in request:
@@ -73,12 +85,14 @@ class Proxy:
                     end.shutdown(socket.SHUT_RDWR)
             answers.join(10)
             self._muted.discard(server)
+            self._clients.discard(client)
 
     def _pass_answers(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while answer := server.recv(BUFFER):
                 if server in self._muted:
                     return
+                time.sleep(self.delay)
                 client.sendall(answer)
 
     def _connect(self) -> socket.socket:

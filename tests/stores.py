@@ -344,3 +344,10 @@ class RedisStore(ServerStore):
 
     def _keys(self) -> list[bytes]:
         return list(self.client.scan_iter(f"{caches[self.alias].key_prefix}:*", count=1000))
+
+
+def named(name: str) -> Store:
+    """Return the store that a parameter of a test names."""
+    if name.removesuffix(ORM) in DATABASES:
+        return DatabaseStore(name)
+    return RedisStore(name) if name in servers.CACHES else SimpleStore(name)
