@@ -147,6 +147,12 @@ class Busy:
         self._done.set()
 
 
+async def block(memory: BaseMachineMemory, id: str) -> None:
+    """Hold a machine until whatever comes."""
+    async with memory.alease(id):
+        await asyncio.sleep(20)
+
+
 async def nothing_is_held(store: Store) -> None:
     """Wait for a moment until no lease is held."""
     await store.in_thread(store.wait_until, lambda: not list(store.memory.held_locks()))
@@ -212,11 +218,7 @@ class TestCancellation:
     @pytest.mark.parametrize("times", [1, 2, 50])
     @asynchronous
     async def test_while_it_waits_for_its_turn(self, store: Store, times: int) -> None:
-        async def use() -> None:
-            async with store.memory.alease("a"):
-                await asyncio.sleep(20)
-
-        await cancelled_while_busy(asyncio.create_task(use()), times)
+        await cancelled_while_busy(asyncio.create_task(block(store.memory, "a")), times)
         await nothing_is_held(store)
         assert await store.memory.alock("a") is True
 
@@ -291,11 +293,17 @@ class TestCancellation:
 
 
 @pytest.fixture
-def late(server: ServerStore) -> Iterator[tuple[BaseMachineMemory, Proxy]]:
-    """A memory whose store answers late; it is used in the thread that serves event loops of one's own."""
+def far(server: ServerStore) -> Iterator[tuple[BaseMachineMemory, Proxy]]:
+    """A memory whose store may answer late."""
     with server.through_proxy() as (memory, proxy):
         yield memory, proxy
-        asyncio.run(sync_to_async(connections.close_all)())
+
+
+@pytest.fixture
+def closing() -> Iterator[None]:
+    """Close the connections of the thread that serves event loops of one's own."""
+    yield
+    asyncio.run(sync_to_async(connections.close_all)())
 
 
 async def ended(use: Coroutine[Any, Any, Any], after: float) -> None:
@@ -308,18 +316,28 @@ async def ended(use: Coroutine[Any, Any, Any], after: float) -> None:
 @one_server_each
 class TestAGrantThatNobodyCollects:
     @pytest.mark.parametrize("times", [1, 2, 50])
+    @pytest.mark.parametrize("verb", ["alease", "alock"])
     @asynchronous
-    async def test_of_a_task_that_was_cancelled(self, server: ServerStore, times: int) -> None:
-        task = asyncio.create_task(server.memory.alock("a"))
-        await cancelled_while_busy(task, times)
-        await nothing_is_held(server)
+    async def test_of_a_task_that_was_cancelled(
+        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], verb: str, times: int
+    ) -> None:
+        memory, proxy = far
+        await memory.aread("warm up")
+        proxy.delay = 0.03
+        for after in (0.0, 0.01, 0.02):
+            coroutine: Coroutine[Any, Any, Any] = memory.alock("a") if verb == "alock" else block(memory, "a")
+            task = asyncio.create_task(coroutine)
+            await asyncio.sleep(after)
+            await cancelled(task, times=times)
+            await nothing_is_held(server)
         assert await server.memory.alock("a") is True
 
+    @pytest.mark.usefixtures("closing")
     @pytest.mark.parametrize("after", [0.005, 0.03])
     def test_of_a_loop_that_has_ended(
-        self, server: ServerStore, late: tuple[BaseMachineMemory, Proxy], after: float
+        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], after: float
     ) -> None:
-        memory, proxy = late
+        memory, proxy = far
         asyncio.run(sync_to_async(memory.read)("warm up"))
         proxy.delay = 0.05
         asyncio.run(ended(memory.alock("a"), after))
@@ -327,19 +345,15 @@ class TestAGrantThatNobodyCollects:
         server.wait_until(lambda: server.lease_of("a") is None)
         assert server.memory.lock("a") is True
 
+    @pytest.mark.usefixtures("closing")
     @pytest.mark.parametrize("after", [0.005, 0.03, 0.06, 0.1])
     def test_of_a_block_whose_loop_has_ended(
-        self, server: ServerStore, late: tuple[BaseMachineMemory, Proxy], after: float
+        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], after: float
     ) -> None:
-        memory, proxy = late
+        memory, proxy = far
         asyncio.run(sync_to_async(memory.read)("warm up"))
-
-        async def use() -> None:
-            async with memory.alease("a"):
-                await asyncio.sleep(20)
-
         proxy.delay = 0.05
-        asyncio.run(ended(use(), after))
+        asyncio.run(ended(block(memory, "a"), after))
         proxy.delay = 0
         server.wait_until(lambda: server.lease_of("a") is None)
         assert server.memory.lock("a") is True
