@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
+from importlib import import_module
 from typing import Any
 
 from django.db import connections
@@ -103,11 +104,11 @@ class Script:
                 lease.commit(count)
         return times
 
-    def interrupt(self, what: str, store: str, times: int) -> dict[str, Any]:
-        """Interrupt what ``tests.interrupts`` has of that name, and return its figures."""
-        from tests import interrupts
-
-        return asdict(getattr(interrupts, what)(store, times))
+    def run(self, function: str, *args: Any) -> Any:
+        """Call a function of another module of the tests, in this process."""
+        module, name = function.rsplit(".", 1)
+        outcome = getattr(import_module(module), name)(*args)
+        return asdict(outcome) if is_dataclass(outcome) and not isinstance(outcome, type) else outcome
 
     def race(self, id: str, threads: int, at: float) -> int:
         """Lock ``id`` in several threads at once, and return how many have it."""

@@ -33,7 +33,7 @@ def _report(name: str, what: str, times: int) -> None:
 
     if times:
         with Actor(named(name).alias) as actor:
-            figures = actor("interrupt", what, name, times)
+            figures = actor("run", f"tests.interrupts.{what}", name, times)
         sys.stdout.write(f"{name}, {what}: " + ", ".join(f"{key} {value}" for key, value in figures.items()) + "\n")
         sys.stdout.flush()
 
