@@ -116,7 +116,7 @@ class Keeper:
                     self._wakes_at = inf
                     if self._is_left_alone():
                         return
-        except Exception as error:  # noqa: BLE001  # Whatever it is, nobody else could tell of it.
+        except BaseException as error:  # noqa: BLE001  # Whatever it is, nobody else could tell of it.
             self._give_up(error)
         finally:
             _close(memories)
@@ -175,6 +175,10 @@ class Keeper:
             done = memory._release_leases(leases)
         except StoreError:
             done = set()
+        except BaseException as error:  # noqa: BLE001  # The others are still to be given back.
+            logger.exception("could not give leases back (%s)", type(error).__name__)
+            done = set()
+            memory._start_afresh()
         now = time.monotonic()
         for lease in leases:
             _, wait, comes_until = self._returned[lease]
@@ -183,21 +187,20 @@ class Keeper:
             else:
                 self._returned[lease] = (now + wait, min(2 * wait, MOST), comes_until)
 
-    def _lose(self, lease: "Lease", error: Exception | None) -> None:
+    def _lose(self, lease: "Lease", error: BaseException | None) -> None:
         self.drop(lease)
         cause = type(error.__cause__ or error).__name__ if error else "LockLost"
         lease._lose(f"could not be kept alive ({type(error).__name__ if error else cause})")
         # Of a failing store the kind is enough, and what its driver says may quote rows.
         logger.warning("lost the lease of %s: it could not be kept alive (%s)", lease._memory._logged(lease.id), cause)
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """The unforeseen has happened: whoever relies on this thread is to know."""
         logger.exception("no lease is kept alive any more (%s)", type(error).__name__)
         with self._starting:
             self._thread = None
             for lease in list(self._kept):
                 self._lose(lease, error)
-            self._returned.clear()
 
 
 def _next_beat(lease: "Lease") -> float:

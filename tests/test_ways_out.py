@@ -55,11 +55,12 @@ class TestASignalHandlerThatRaises:
 
 
 def halting_after_sending(server: ServerStore, patch: pytest.MonkeyPatch) -> None:
-    """Let the driver of a server raise once a question is sent, and before its answer is received."""
+    """Let the driver of a server raise, once a question is sent and before its answer is received."""
     if server.name == "postgresql":
         import psycopg
 
         def wait(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
+            patch.undo()
             next(generator)
             raise Halt
 
@@ -68,6 +69,7 @@ def halting_after_sending(server: ServerStore, patch: pytest.MonkeyPatch) -> Non
         from MySQLdb.connections import Connection
 
         def query(connection: Any, text: Any) -> Any:
+            patch.undo()
             connection.send_query(text)
             raise Halt
 
@@ -76,6 +78,7 @@ def halting_after_sending(server: ServerStore, patch: pytest.MonkeyPatch) -> Non
         from redis.connection import AbstractConnection
 
         def read_response(connection: Any, *args: Any, **options: Any) -> Any:
+            patch.undo()
             raise Halt
 
         patch.setattr(AbstractConnection, "read_response", read_response)

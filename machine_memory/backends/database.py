@@ -59,7 +59,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _write(self, change: Change) -> int:
         connection = self._mend_connection()
-        steps, session = self._steps(connection), _session(connection)
+        steps, session = self._steps(connection), connection.connection
         try:
             # A second round is for a machine that appeared or lost its lease between the statements of the first.
             for _ in range(2):
@@ -81,7 +81,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         connection = self._mend_connection()
-        steps, session = self._steps(connection), _session(connection)
+        steps, session = self._steps(connection), connection.connection
         _refuse_in_transaction(connection, "Locking", id)
         try:
             return steps.acquire(id, token=token, owner=owner, ttl=ttl, trace=trace)
@@ -162,9 +162,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return self._machines.force_release(id, fence=fence)
 
     def _remove(self, id: str, *, token: str | None) -> None:
-        machines = self._machines
-        connection = self._connection
-        session = _session(connection)
+        machines, connection = self._machines, self._connection
+        session = connection.connection
         try:
             if not machines.remove(id, token=token) and machines.filter(pk=id).exists():
                 _refuse_unless_open(machines, id, token, None)
@@ -260,13 +259,21 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return (statements(connection) if self.one_statement else None) or self._machines
 
     def _mend_connection(self) -> BaseDatabaseWrapper:
-        """Return the connection of this thread; one that has had an error and is broken is closed."""
+        """Return the connection of this thread, opened; one that has had an error and is broken is closed before."""
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
         if connection.errors_occurred and connection.connection and not _in_transaction(connection):
             if not connection.is_usable():
                 connection.close()
             connection.errors_occurred = False
+        try:
+            connection.close_if_health_check_failed()
+            connection.ensure_connection()
+        except Error:
+            raise
+        except BaseException:
+            connection.close()  # Half open it would take statements, and commit none.
+            raise
         return connection
 
     @property
@@ -316,13 +323,6 @@ def _batches(ids: dict[str, str], size: int) -> Iterator[dict[str, str]]:
 
 def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
-
-
-def _session(connection: BaseDatabaseWrapper) -> object:
-    """Return the driver's connection, opened if need be."""
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    return connection.connection
 
 
 def _is_lost(session: object, connection: BaseDatabaseWrapper) -> bool:
