@@ -175,7 +175,7 @@ class Keeper:
             done = memory._release_leases(leases)
         except StoreError:
             done = set()
-        except BaseException as error:  # noqa: BLE001  # The others are still to be given back.
+        except BaseException as error:  # The others are still to be given back.
             logger.exception("could not give leases back (%s)", type(error).__name__)
             done = set()
             memory._start_afresh()
