@@ -13,7 +13,7 @@ from django.db import connections
 from machine_memory import BaseMachineMemory, Lease, MachineMemoryError
 from tests.stores import Store, named
 
-TTL = 0.9
+TTL = 0.6
 PATIENCE = 20
 """Seconds after which a child that hangs is killed."""
 
@@ -25,11 +25,13 @@ def by_system_call(name: str) -> dict[str, Any]:
     try:
         with store.memory.lease("a", ttl=TTL, keep_alive=True) as lease:
             before = _prepared(store, lease)
+            time.sleep(TTL / 2)  # What keeps it alive has been at work by now.
             child = os.fork()
             if child:
                 os.close(writing)
                 report = _received(reading)
                 os.waitpid(child, 0)
+                time.sleep(TTL)
                 report["parent"] = _parent(store, lease, before)
             else:
                 report = _child(store.memory, lease)
@@ -46,7 +48,7 @@ def by_multiprocessing(name: str) -> dict[str, Any]:
     """Start a process in the block, as the standard library does by default on Linux before Python 3.14."""
     store = named(name)
     reading, writing = os.pipe()
-    with store.memory.lease("a", ttl=TTL, keep_alive=True) as lease:
+    with store.memory.lease("a") as lease:
         before = _prepared(store, lease)
 
         def work() -> None:
@@ -106,7 +108,6 @@ def outcome(call: Callable[..., Any], *args: Any) -> Any:
 
 def _prepared(store: Store, lease: Lease) -> str:
     lease.write({"by": "parent"})
-    time.sleep(TTL / 2)  # What keeps it alive has been at work by now.
     stored = store.lease_of("a")
     assert stored
     connections.close_all()  # As whoever forks has to: two processes cannot share one.
@@ -128,7 +129,6 @@ def _child(memory: BaseMachineMemory, lease: Lease) -> dict[str, Any]:
 
 
 def _parent(store: Store, lease: Lease, before: str) -> dict[str, Any]:
-    time.sleep(TTL)
     stored = store.lease_of("a")
     return {
         "same lease": bool(stored and stored[0] == before),
