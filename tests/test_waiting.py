@@ -8,15 +8,17 @@ from machine_memory import BaseMachineMemory, LockDenied, SimpleMachineMemory
 from tests.conftest import Worker, asynchronous, databases, redis_servers
 from tests.stores import Store
 
-WAIT = 0.2
-TURNS = 4
+WAIT = 0.3
+TURNS = 3
 """As many, as the pauses between attempts are drawn by lot."""
 
 
 @pytest.fixture
 def memory(store: Store) -> BaseMachineMemory:
     """That of the store; where its clock stands still, one whose clock does not."""
-    return SimpleMachineMemory() if store.name == "simple" else store.memory
+    memory = SimpleMachineMemory() if store.name == "simple" else store.memory
+    memory.read("warm up")
+    return memory
 
 
 @pytest.mark.parametrize("store", ["simple", *databases(forms=("",)), *redis_servers()[:1]], indirect=True)

@@ -414,29 +414,24 @@ class TestADeadConnection:
 
 
 @stores
-class TestAForkedChild:
-    @pytest.mark.parametrize("how", ["by_system_call", "by_multiprocessing"])
-    def test_it_is_no_holder_and_ends_nothing(self, store: Store, how: str) -> None:
-        with Actor(store.alias) as actor:
-            report = actor("run", f"tests.forks.{how}", store.name)
-        parent = report.pop("parent")
-        assert report == {
-            "lease.write": "LockLost",
-            "lease.commit": "LockLost",
-            "lease.renew": "LockLost",
-            "write": "LockLost",
-            "cleanup": "LockLost",
-            "lock": False,
-            "unlock": False,
-            "lease.release": False,
-            "left": True,
-        }
-        assert parent == {"same lease": True, "commit": 2, "state": {"by": "parent", "done": True}}
-
-    def test_it_is_the_same_between_lock_and_unlock(self, store: Store) -> None:
-        with Actor(store.alias) as actor:
-            report = actor("run", "tests.forks.verbs", store.name)
-        assert report == {
+def test_a_forked_child_is_no_holder_and_ends_nothing(store: Store) -> None:
+    with Actor(store.alias) as actor:
+        for how in ("by_system_call", "by_multiprocessing"):
+            report = actor("run", f"tests.forks.{how}", store.name, how)
+            parent = report.pop("parent")
+            assert report == {
+                "lease.write": "LockLost",
+                "lease.commit": "LockLost",
+                "lease.renew": "LockLost",
+                "write": "LockLost",
+                "cleanup": "LockLost",
+                "lock": False,
+                "unlock": False,
+                "lease.release": False,
+                "left": True,
+            }
+            assert parent == {"same lease": True, "commit": 2, "state": {"by": "parent", "done": True}}
+        assert actor("run", "tests.forks.verbs", store.name, "verbs") == {
             "write": "LockLost",
             "cleanup": "LockLost",
             "unlock": False,

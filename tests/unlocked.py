@@ -35,9 +35,8 @@ def locks(name: str, times: int) -> Figures:
     store, figures = named(name), Figures(times)
     memory, worker = store.memory, Worker(store.memory)
     ids = [f"machine {number}" for number in range(times)]
-    if store.name != "simple":  # There the states are in this process in any case.
-        for id in ids:
-            worker.write(id, STATE)
+    for id in ids:
+        worker.write(id, STATE)
     gc.collect()
     before = _leases()
     tracemalloc.start()
