@@ -13,23 +13,25 @@ from django.db import connections
 from machine_memory import BaseMachineMemory, Lease, MachineMemoryError
 from tests.stores import Store, named
 
-TTL = 0.9
+TTL = 0.6
 PATIENCE = 20
 """Seconds after which a child that hangs is killed."""
 
 
-def by_system_call(name: str) -> dict[str, Any]:
+def by_system_call(name: str, id: str) -> dict[str, Any]:
     """Fork a child that goes on in the block, and leaves it as its parent does."""
     store, report, child = named(name), {}, -1
     reading, writing = os.pipe()
     try:
-        with store.memory.lease("a", ttl=TTL, keep_alive=True) as lease:
+        with store.memory.lease(id, ttl=TTL, keep_alive=True) as lease:
             before = _prepared(store, lease)
+            time.sleep(TTL / 2)  # What keeps it alive has been at work by now.
             child = os.fork()
             if child:
                 os.close(writing)
                 report = _received(reading)
                 os.waitpid(child, 0)
+                time.sleep(TTL)
                 report["parent"] = _parent(store, lease, before)
             else:
                 report = _child(store.memory, lease)
@@ -42,11 +44,11 @@ def by_system_call(name: str) -> dict[str, Any]:
     return report
 
 
-def by_multiprocessing(name: str) -> dict[str, Any]:
+def by_multiprocessing(name: str, id: str) -> dict[str, Any]:
     """Start a process in the block, as the standard library does by default on Linux before Python 3.14."""
     store = named(name)
     reading, writing = os.pipe()
-    with store.memory.lease("a", ttl=TTL, keep_alive=True) as lease:
+    with store.memory.lease(id) as lease:
         before = _prepared(store, lease)
 
         def work() -> None:
@@ -62,23 +64,23 @@ def by_multiprocessing(name: str) -> dict[str, Any]:
     return report
 
 
-def verbs(name: str) -> dict[str, Any]:
+def verbs(name: str, id: str) -> dict[str, Any]:
     """Fork a child between ``lock`` and ``unlock``."""
     store = named(name)
     memory = store.memory
     reading, writing = os.pipe()
-    locked = memory.lock("a")
-    memory.write("a", {"by": "parent"})
-    before = store.lease_of("a")
+    locked = memory.lock(id)
+    memory.write(id, {"by": "parent"})
+    before = store.lease_of(id)
     connections.close_all()
     child = os.fork()
     if not child:
         try:
             signal.alarm(PATIENCE)
             report = {
-                "write": outcome(memory.write, "a", {"by": "child"}),
-                "cleanup": outcome(memory.cleanup, "a"),
-                "unlock": outcome(memory.unlock, "a"),
+                "write": outcome(memory.write, id, {"by": "child"}),
+                "cleanup": outcome(memory.cleanup, id),
+                "unlock": outcome(memory.unlock, id),
             }
             os.write(writing, json.dumps(report).encode())
         finally:
@@ -88,10 +90,10 @@ def verbs(name: str) -> dict[str, Any]:
     os.waitpid(child, 0)
     report["parent"] = {
         "locked": locked,
-        "same lease": store.lease_of("a") == before,
-        "write": outcome(memory.write, "a", {"by": "parent", "again": True}),
-        "unlock": outcome(memory.unlock, "a"),
-        "state": memory.read("a"),
+        "same lease": store.lease_of(id) == before,
+        "write": outcome(memory.write, id, {"by": "parent", "again": True}),
+        "unlock": outcome(memory.unlock, id),
+        "state": memory.read(id),
     }
     return report
 
@@ -106,8 +108,7 @@ def outcome(call: Callable[..., Any], *args: Any) -> Any:
 
 def _prepared(store: Store, lease: Lease) -> str:
     lease.write({"by": "parent"})
-    time.sleep(TTL / 2)  # What keeps it alive has been at work by now.
-    stored = store.lease_of("a")
+    stored = store.lease_of(lease.id)
     assert stored
     connections.close_all()  # As whoever forks has to: two processes cannot share one.
     return stored[0]
@@ -119,21 +120,20 @@ def _child(memory: BaseMachineMemory, lease: Lease) -> dict[str, Any]:
         "lease.write": outcome(lease.write, {"by": "child"}),
         "lease.commit": outcome(lease.commit, {"by": "child"}),
         "lease.renew": outcome(lease.renew),
-        "write": outcome(memory.write, "a", {"by": "child"}),
-        "cleanup": outcome(memory.cleanup, "a"),
-        "lock": outcome(memory.lock, "a"),
-        "unlock": outcome(memory.unlock, "a"),
+        "write": outcome(memory.write, lease.id, {"by": "child"}),
+        "cleanup": outcome(memory.cleanup, lease.id),
+        "lock": outcome(memory.lock, lease.id),
+        "unlock": outcome(memory.unlock, lease.id),
         "lease.release": outcome(lease.release),
     }
 
 
 def _parent(store: Store, lease: Lease, before: str) -> dict[str, Any]:
-    time.sleep(TTL)
-    stored = store.lease_of("a")
+    stored = store.lease_of(lease.id)
     return {
         "same lease": bool(stored and stored[0] == before),
         "commit": outcome(lease.commit, {"by": "parent", "done": True}),
-        "state": store.memory.read("a"),
+        "state": store.memory.read(lease.id),
     }
 
 

@@ -1,5 +1,6 @@
 """Calls that a signal interrupts at any instant, and what they leave behind."""
 
+import gc
 import os
 import signal
 import stat
@@ -185,6 +186,7 @@ def settled(figures: Figures) -> Iterator[None]:
     """Note what there is more at the end than at the beginning; one thread and its connection may linger."""
     threads, open_sockets = threading.active_count(), sockets()
     yield
+    gc.collect()
     deadline = time.monotonic() + MOMENT
     while time.monotonic() < deadline:
         figures.threads, figures.sockets = threading.active_count() - threads, sockets() - open_sockets

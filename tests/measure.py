@@ -9,6 +9,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.measure", description=__doc__)
     parser.add_argument("--cycles", type=int, default=2000, help="interrupted cycles of each store")
     parser.add_argument("--reads", type=int, default=20_000, help="interrupted reads of each server")
+    parser.add_argument("--locks", type=int, default=100_000, help="locks without unlock in each store")
     parser.add_argument("--store", action="append", help="simple, sqlite, postgresql, mariadb, redis; all by default")
     options = parser.parse_args()
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
@@ -20,9 +21,10 @@ def main() -> None:
     kept = runner.setup_databases()
     try:
         for name in options.store or ["simple", "sqlite", "postgresql", "mariadb", "redis"]:
-            _report(name, "cycles", options.cycles)
+            _report(name, "interrupts.cycles", options.cycles)
             if name not in ("simple", "sqlite"):
-                _report(name, "reads", options.reads)
+                _report(name, "interrupts.reads", options.reads)
+            _report(name, "unlocked.locks", options.locks)
     finally:
         runner.teardown_databases(kept)
 
@@ -33,7 +35,7 @@ def _report(name: str, what: str, times: int) -> None:
 
     if times:
         with Actor(named(name).alias) as actor:
-            figures = actor("run", f"tests.interrupts.{what}", name, times)
+            figures = actor("run", f"tests.{what}", name, times)
         sys.stdout.write(f"{name}, {what}: " + ", ".join(f"{key} {value}" for key, value in figures.items()) + "\n")
         sys.stdout.flush()
 

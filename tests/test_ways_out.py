@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from tests.proxy import Proxy
 from tests.stores import DatabaseStore, ServerStore, Store
 from tests.test_database import end_session
 
-WAYS = 2000 if os.environ.get("MACHINE_MEMORY_LARGE") else 300
-READS = 20_000 if os.environ.get("MACHINE_MEMORY_LARGE") else 200
+TIMES = (1, 2, 30)
+"""How often a task is cancelled: as by a timeout, by somebody impatient, and as anyio does until it ends."""
+WAYS = 2000 if os.environ.get("MACHINE_MEMORY_LARGE") else 200
+READS = 20_000 if os.environ.get("MACHINE_MEMORY_LARGE") else 100
 
 stores = pytest.mark.parametrize("store", ["simple", *databases(forms=("",)), *redis_servers()[:1]], indirect=True)
 one_server_each = pytest.mark.parametrize(
@@ -37,7 +40,7 @@ class TestASignalHandlerThatRaises:
         with Actor(store.alias) as actor:
             figures = actor("run", "tests.interrupts.cycles", store.name, WAYS)
         assert (figures["failed"], figures["wrong"]) == ([], [])
-        assert figures["interrupted"] > WAYS / 2
+        assert figures["interrupted"] > WAYS / 4
         # Where it hits the giving back itself, before its first line, nothing can be done.
         giving_back = figures["left"].pop("leaving", 0)
         assert (figures["left"], giving_back <= 1) == ({}, True), giving_back
@@ -50,38 +53,52 @@ class TestASignalHandlerThatRaises:
         with Actor(server.alias) as actor:
             figures = actor("run", "tests.interrupts.reads", server.name, READS)
         assert (figures["failed"], figures["wrong"]) == ([], [])
-        assert figures["interrupted"] > READS / 2
+        assert figures["interrupted"] > READS / 4
         assert figures["slowest"] < 1
 
 
-def halting_after_sending(server: ServerStore, patch: pytest.MonkeyPatch) -> None:
-    """Let the driver of a server raise, once a question is sent and before its answer is received."""
-    if server.name == "postgresql":
-        import psycopg
+@contextlib.contextmanager
+def halted(server: ServerStore) -> Iterator[None]:
+    """Let the driver of a server raise once, when a question is sent and its answer is not received yet."""
+    halting = [Halt()]
+    with pytest.MonkeyPatch.context() as patch:
+        if server.name == "postgresql":
+            import psycopg
 
-        def wait(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
-            patch.undo()
-            next(generator)
-            raise Halt
+            wait = psycopg.Connection.wait
 
-        patch.setattr(psycopg.Connection, "wait", wait)
-    elif server.name == "mariadb":
-        from MySQLdb.connections import Connection
+            def sent(connection: Any, generator: Any, *args: Any, **options: Any) -> Any:
+                if halting:
+                    next(generator)
+                    raise halting.pop()
+                return wait(connection, generator, *args, **options)
 
-        def query(connection: Any, text: Any) -> Any:
-            patch.undo()
-            connection.send_query(text)
-            raise Halt
+            patch.setattr(psycopg.Connection, "wait", sent)
+        elif server.name == "mariadb":
+            from MySQLdb.connections import Connection
 
-        patch.setattr(Connection, "query", query)
-    else:
-        from redis.connection import AbstractConnection
+            query = Connection.query
 
-        def read_response(connection: Any, *args: Any, **options: Any) -> Any:
-            patch.undo()
-            raise Halt
+            def queried(connection: Any, text: Any) -> Any:
+                if halting:
+                    connection.send_query(text)
+                    raise halting.pop()
+                return query(connection, text)
 
-        patch.setattr(AbstractConnection, "read_response", read_response)
+            patch.setattr(Connection, "query", queried)
+        else:
+            from redis.connection import AbstractConnection
+
+            read_response = AbstractConnection.read_response
+
+            def received(connection: Any, *args: Any, **options: Any) -> Any:
+                if halting:
+                    raise halting.pop()
+                return read_response(connection, *args, **options)
+
+            patch.setattr(AbstractConnection, "read_response", received)
+        yield
+    assert not halting
 
 
 @one_server_each
@@ -95,29 +112,25 @@ class TestBetweenAQuestionAndItsAnswer:
     def test_a_read_that_is_left_there_leaves_its_answer_to_nobody(self, server: ServerStore) -> None:
         for id in "ab":
             server.memory.write(id, {"of": id})
-        with pytest.MonkeyPatch.context() as patch:
-            halting_after_sending(server, patch)
-            with pytest.raises(Halt):
-                server.memory.read("a")
+        with halted(server), pytest.raises(Halt):
+            server.memory.read("a")
         started = time.monotonic()
         assert [server.memory.read(id) for id in "ba"] == [{"of": "b"}, {"of": "a"}]
         assert time.monotonic() - started < 1
 
     def test_a_lease_that_is_left_there_is_given_back(self, server: ServerStore) -> None:
         server.memory.write("a", {"n": 1})
-        with pytest.MonkeyPatch.context() as patch:
-            halting_after_sending(server, patch)
-            with pytest.raises(Halt), server.memory.lease("a"):
-                pass
+        with halted(server), pytest.raises(Halt), server.memory.lease("a"):
+            pass
         server.wait_until(lambda: server.lease_of("a") is None)
         with server.memory.lease("a") as lease:
             assert lease.commit({"n": 2}) == 2
 
     def test_so_is_one_whose_block_ends_there(self, server: ServerStore) -> None:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Halt), server.memory.lease("a") as lease:
+        with pytest.raises(Halt), server.memory.lease("a") as lease:
             lease.write({"n": 1})
-            halting_after_sending(server, patch)
-            lease.commit({"n": 2})
+            with halted(server):
+                lease.commit({"n": 2})
         server.wait_until(lambda: server.lease_of("a") is None)
         assert server.memory.read("a") in ({"n": 1}, {"n": 2})
 
@@ -172,11 +185,12 @@ async def cancelled(task: "asyncio.Task[Any]", *, times: int = 1) -> None:
         raise error
 
 
-async def cancelled_while_busy(task: "asyncio.Task[Any]", times: int) -> None:
+async def cancelled_while_busy(task: "asyncio.Task[Any]", times: int, begin: Callable[[], None] = lambda: None) -> None:
     """Cancel a task that cannot go on at once, as its turn comes later."""
     async with Busy() as busy:
+        begin()
         await asyncio.sleep(0.01)
-        threading.Timer(0.05, busy.end).start()
+        threading.Timer(0.03, busy.end).start()
         await cancelled(task, times=times)
 
 
@@ -218,68 +232,58 @@ class TestCancellation:
             assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
         await nothing_is_held(store)
 
-    @pytest.mark.parametrize("times", [1, 2, 50])
     @asynchronous
-    async def test_while_it_waits_for_its_turn(self, store: Store, times: int) -> None:
-        await cancelled_while_busy(asyncio.create_task(block(store.memory, "a")), times)
-        await nothing_is_held(store)
+    async def test_while_it_waits_for_its_turn(self, store: Store) -> None:
+        for times in TIMES:
+            await cancelled_while_busy(asyncio.create_task(block(store.memory, "a")), times)
+            await nothing_is_held(store)
         assert await store.memory.alock("a") is True
 
-    @pytest.mark.parametrize("times", [1, 2, 50])
     @asynchronous
-    async def test_within_its_block(self, store: Store, times: int) -> None:
-        entered = asyncio.Event()
-
-        async def use() -> None:
-            async with store.memory.alease("a", keep_alive=times == 2) as lease:
+    async def test_within_its_block(self, store: Store) -> None:
+        async def use(keep_alive: bool) -> None:
+            async with store.memory.alease("a", keep_alive=keep_alive) as lease:
                 await lease.awrite({"n": 1})
                 entered.set()
                 await asyncio.sleep(20)
 
-        task = asyncio.create_task(use())
-        await entered.wait()
-        await cancelled_while_busy(task, times)
-        await nothing_is_held(store)
+        for times in TIMES:
+            entered = asyncio.Event()
+            task = asyncio.create_task(use(times == 2))
+            await entered.wait()
+            await cancelled_while_busy(task, times)
+            await nothing_is_held(store)
         assert await store.memory.aread("a") == {"n": 1}
 
-    @pytest.mark.parametrize("times", [1, 2, 50])
     @asynchronous
-    async def test_while_it_leaves_its_block(self, store: Store, times: int) -> None:
-        may_leave, left = asyncio.Event(), asyncio.Event()
-
-        async def use() -> None:
-            async with store.memory.alease("a", keep_alive=times == 2) as lease:
+    async def test_while_it_leaves_its_block(self, store: Store) -> None:
+        async def use(keep_alive: bool) -> None:
+            async with store.memory.alease("a", keep_alive=keep_alive) as lease:
                 await lease.awrite({"n": 1})
-                left.set()
+                entered.set()
                 await may_leave.wait()
 
-        task = asyncio.create_task(use())
-        await left.wait()
-        async with Busy() as busy:
-            may_leave.set()
-            await asyncio.sleep(0.01)
-            threading.Timer(0.05, busy.end).start()
-            await cancelled(task, times=times)
-        await nothing_is_held(store)
+        for times in TIMES:
+            entered, may_leave = asyncio.Event(), asyncio.Event()
+            task = asyncio.create_task(use(times == 2))
+            await entered.wait()
+            await cancelled_while_busy(task, times, may_leave.set)
+            await nothing_is_held(store)
 
-    @pytest.mark.parametrize("times", [1, 2, 50])
     @asynchronous
-    async def test_while_it_unlocks(self, store: Store, times: int) -> None:
+    async def test_while_it_unlocks(self, store: Store) -> None:
         async def use() -> None:
             await store.memory.alock("a")
             locked.set()
             await may_unlock.wait()
             await store.memory.aunlock("a")
 
-        locked, may_unlock = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(use())
-        await locked.wait()
-        async with Busy() as busy:
-            may_unlock.set()
-            await asyncio.sleep(0.01)
-            threading.Timer(0.05, busy.end).start()
-            await cancelled(task, times=times)
-        await nothing_is_held(store)
+        for times in TIMES:
+            locked, may_unlock = asyncio.Event(), asyncio.Event()
+            task = asyncio.create_task(use())
+            await locked.wait()
+            await cancelled_while_busy(task, times, may_unlock.set)
+            await nothing_is_held(store)
 
     @asynchronous
     async def test_by_a_timeout(self, store: Store) -> None:
@@ -303,7 +307,7 @@ def far(server: ServerStore) -> Iterator[tuple[BaseMachineMemory, Proxy]]:
 
 
 @pytest.fixture
-def closing() -> Iterator[None]:
+def closing(far: object) -> Iterator[None]:
     """Close the connections of the thread that serves event loops of one's own."""
     yield
     asyncio.run(sync_to_async(connections.close_all)())
@@ -318,47 +322,34 @@ async def ended(use: Coroutine[Any, Any, Any], after: float) -> None:
 
 @one_server_each
 class TestAGrantThatNobodyCollects:
-    @pytest.mark.parametrize("times", [1, 2, 50])
-    @pytest.mark.parametrize("verb", ["alease", "alock"])
     @asynchronous
     async def test_of_a_task_that_was_cancelled(
-        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], verb: str, times: int
+        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy]
     ) -> None:
         memory, proxy = far
         await memory.aread("warm up")
         proxy.delay = 0.03
-        for after in (0.0, 0.01, 0.02):
-            coroutine: Coroutine[Any, Any, Any] = memory.alock("a") if verb == "alock" else block(memory, "a")
-            task = asyncio.create_task(coroutine)
-            await asyncio.sleep(after)
-            await cancelled(task, times=times)
-            await nothing_is_held(server)
+        for times, after in itertools.product(TIMES, (0.0, 0.015)):
+            for coroutine in (memory.alock("a"), block(memory, "a")):
+                task: asyncio.Task[Any] = asyncio.create_task(coroutine)
+                await asyncio.sleep(after)
+                await cancelled(task, times=times)
+                await nothing_is_held(server)
         assert await server.memory.alock("a") is True
 
     @pytest.mark.usefixtures("closing")
-    @pytest.mark.parametrize("after", [0.005, 0.03])
-    def test_of_a_loop_that_has_ended(
-        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], after: float
-    ) -> None:
+    def test_of_a_loop_that_has_ended(self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy]) -> None:
         memory, proxy = far
         asyncio.run(sync_to_async(memory.read)("warm up"))
-        proxy.delay = 0.05
-        asyncio.run(ended(memory.alock("a"), after))
-        proxy.delay = 0
-        server.wait_until(lambda: server.lease_of("a") is None)
-        assert server.memory.lock("a") is True
-
-    @pytest.mark.usefixtures("closing")
-    @pytest.mark.parametrize("after", [0.005, 0.03, 0.06, 0.1])
-    def test_of_a_block_whose_loop_has_ended(
-        self, server: ServerStore, far: tuple[BaseMachineMemory, Proxy], after: float
-    ) -> None:
-        memory, proxy = far
-        asyncio.run(sync_to_async(memory.read)("warm up"))
-        proxy.delay = 0.05
-        asyncio.run(ended(block(memory, "a"), after))
-        proxy.delay = 0
-        server.wait_until(lambda: server.lease_of("a") is None)
+        # Whoever has locked by then, and has not unlocked, has forgotten it; a block never does.
+        for after, coroutine in (
+            *((after, memory.alock("a")) for after in (0.005, 0.02)),
+            *((after, block(memory, "a")) for after in (0.005, 0.02, 0.06, 0.1)),
+        ):
+            proxy.delay = 0.05
+            asyncio.run(ended(coroutine, after))
+            proxy.delay = 0
+            server.wait_until(lambda: server.lease_of("a") is None)
         assert server.memory.lock("a") is True
 
 
@@ -395,6 +386,14 @@ class TestADeadConnection:
         assert server.lease_of("a") is None
         assert self.memory.lock("a") is True
 
+    def test_a_cleanup_whose_reply_is_lost_has_an_unknown_outcome(self, server: ServerStore, proxy: Proxy) -> None:
+        server.memory.write("a", {"n": 1})
+        proxy.after = b"EVALSHA" if server.name.startswith("redis") else b"DELETE"
+        with pytest.raises(UnknownOutcome, match="The reply to the cleanup of 'a' was lost: it may have been applied."):
+            self.memory.cleanup("a")
+        proxy.after = None
+        assert server.memory.read("a") in (None, {"n": 1})
+
     @asynchronous
     async def test_it_is_the_same_for_a_task(self, server: ServerStore, proxy: Proxy) -> None:
         async with self.memory.alease("a") as lease:
@@ -415,29 +414,24 @@ class TestADeadConnection:
 
 
 @stores
-class TestAForkedChild:
-    @pytest.mark.parametrize("how", ["by_system_call", "by_multiprocessing"])
-    def test_it_is_no_holder_and_ends_nothing(self, store: Store, how: str) -> None:
-        with Actor(store.alias) as actor:
-            report = actor("run", f"tests.forks.{how}", store.name)
-        parent = report.pop("parent")
-        assert report == {
-            "lease.write": "LockLost",
-            "lease.commit": "LockLost",
-            "lease.renew": "LockLost",
-            "write": "LockLost",
-            "cleanup": "LockLost",
-            "lock": False,
-            "unlock": False,
-            "lease.release": False,
-            "left": True,
-        }
-        assert parent == {"same lease": True, "commit": 2, "state": {"by": "parent", "done": True}}
-
-    def test_it_is_the_same_between_lock_and_unlock(self, store: Store) -> None:
-        with Actor(store.alias) as actor:
-            report = actor("run", "tests.forks.verbs", store.name)
-        assert report == {
+def test_a_forked_child_is_no_holder_and_ends_nothing(store: Store) -> None:
+    with Actor(store.alias) as actor:
+        for how in ("by_system_call", "by_multiprocessing"):
+            report = actor("run", f"tests.forks.{how}", store.name, how)
+            parent = report.pop("parent")
+            assert report == {
+                "lease.write": "LockLost",
+                "lease.commit": "LockLost",
+                "lease.renew": "LockLost",
+                "write": "LockLost",
+                "cleanup": "LockLost",
+                "lock": False,
+                "unlock": False,
+                "lease.release": False,
+                "left": True,
+            }
+            assert parent == {"same lease": True, "commit": 2, "state": {"by": "parent", "done": True}}
+        assert actor("run", "tests.forks.verbs", store.name, "verbs") == {
             "write": "LockLost",
             "cleanup": "LockLost",
             "unlock": False,
