@@ -81,7 +81,7 @@ def fill(alias: str, count: int, *, held: str = NONE) -> None:
     kin = f"CASE WHEN n %% {FAMILY} BETWEEN 1 AND {CHILDREN} THEN {parent} {{}} END"
     columns = {
         "id": words["id"],
-        "data": "%(data)s" + ("::jsonb" if vendor == "postgresql" else ""),
+        "data": "%(data)s" + ("::json" if vendor == "postgresql" else ""),
         "version": "1",
         "status": f"CASE WHEN n %% {RARE_EVERY} = 0 THEN '{RARE}' ELSE '{COMMON}' END",
         "parent": kin.format(""),

@@ -1,8 +1,6 @@
 """State as JSON: what reads back equal is encoded, at the speed of C; what would not is refused, with its place."""
 
 import json
-import re
-from decimal import Decimal
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -15,12 +13,7 @@ MAX_INT_BITS = 14_000  # Python itself refuses to print more than 4,300 digits.
 _CONTAINERS = frozenset([dict, list])
 _SCALARS = frozenset([str, int, float, bool, type(None)])
 
-
-class DataEncoder(json.JSONEncoder):
-    """Encode data for the JSON column."""
-
-    def encode(self, o: Any) -> str:
-        return o if isinstance(o, EncodedData) else _encode(o)
+as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def decode(text: str | None) -> object:
@@ -41,7 +34,7 @@ def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
             _Check(max_bytes, max_depth).value(value)
         except _Refused as refused:
             raise InvalidData(f"data{refused.path} {refused}.") from None
-        plain = _with_size(_encode(value))
+        plain = _with_size(as_json(value))
     text, size = plain
     if size > max_bytes:
         raise InvalidData(f"data must be at most {max_bytes:,} bytes as JSON, not {size:,}.")
@@ -76,7 +69,7 @@ def _encoded_if_plain(value: dict[Any, Any], max_bytes: int, max_depth: int) -> 
     else:
         return None
     try:
-        plain = _with_size(_encode(value))
+        plain = _with_size(as_json(value))
     except ValueError:  # A number that JSON does not have, or a lone surrogate.
         return None
     return None if "\\" in plain[0] and "\\u0000" in plain[0] else plain
@@ -157,17 +150,3 @@ class _Check:
         self.left -= count
         if self.left < -1:  # The last comma of the outermost object is counted, but never written.
             raise InvalidData(f"data must be at most {self.max_bytes:,} bytes as JSON, and is larger.")
-
-
-_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[\d.]+e\+\d+)')
-
-
-def _encode(value: object) -> str:
-    text = _encode_json(value)
-    # PostgreSQL's jsonb would hand 1e+23 back as the integer 10**23, which is not equal to the float.
-    return _LARGE_FLOAT.sub(_with_point, text) if "+" in text and "e+" in text else text
-
-
-def _with_point(match: re.Match[str]) -> str:
-    return f"{Decimal(match[1]):f}.0" if match[1] else match[0]

@@ -11,9 +11,8 @@ from django.utils.translation import gettext_lazy as _
 
 from machine_memory.clock import FirstFence, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
-from machine_memory.encoding import DataEncoder
 from machine_memory.exceptions import InvalidConfiguration
-from machine_memory.fields import ExactCharField, PartialIndex
+from machine_memory.fields import ExactCharField, PartialIndex, StateField
 from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
 
@@ -94,7 +93,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
                     "lease_expires_at": StoreTime(ttl),
                 }
                 taken = self._take(id, lease, skips)
-                if not taken and not self.filter(pk=id).exists() and self._insert(id, {}, brief=True):
+                if not taken and not self.filter(pk=id).exists() and self._add(id, {}, brief=True):
                     taken = self._take(id, lease, skips)
                 return self.granted(id, token=token) if taken else None
         except OperationalError as error:
@@ -115,7 +114,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
         return bool(available.update(fence=F("fence") + 1, lease_evicted=evicted, **lease))
 
-    def _insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
+    def _add(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
         try:
             with transaction.atomic(using=self.db), bounded_wait(connections[self.db]) if brief else nullcontext():
@@ -160,7 +159,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         parent = change.metadata.parent
         state = {"data": change.data, "version": 1, "written_at": StoreTime()}
         ancestry = {"parent": parent, "root": self._root(change.id, parent)}
-        return self._insert(change.id, {**state, **ancestry, **_labels(change.metadata)})
+        return self._add(change.id, {**state, **ancestry, **_labels(change.metadata)})
 
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:
@@ -195,7 +194,7 @@ class MachineRecord(models.Model):
     """A machine: what it last wrote, and who may write next."""
 
     id = ExactCharField(max_length=MAX_ID_LENGTH, primary_key=True)
-    data = models.JSONField(null=True, encoder=DataEncoder, help_text="The state; null until the first write.")
+    data = StateField(null=True, help_text="The state; null until the first write.")
     version = models.BigIntegerField(default=0, help_text="Counts the accepted writes.")
     status = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
     source = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)

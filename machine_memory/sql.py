@@ -44,7 +44,9 @@ FRAGMENTS = {
     "open": "({lease_expires_at} IS NULL OR {lease_expires_at} <= {now})",
     "mine": "({lease_token} = %(token)s AND {lease_expires_at} > {now})",
     "evicted": "CASE WHEN {lease_token} IS NOT NULL THEN COALESCE({lease_trace}, '') END",
-    "grant": "{lease_token}, {data}, {version}, {fence}, {lease_evicted}",
+    # The drivers of PostgreSQL parse "json" themselves, each in its way.
+    "stored": "{data}{text}",
+    "grant": "{lease_token}, {stored}, {version}, {fence}, {lease_evicted}",
     "no_lease": """
         {lease_token} = NULL, {lease_owner} = NULL, {lease_trace} = NULL, {lease_evicted} = NULL,
         {lease_acquired_at} = NULL, {lease_expires_at} = NULL
@@ -104,7 +106,7 @@ GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %
 STANDING = """
     SELECT CASE WHEN {lease_expires_at} > {now} THEN {lease_token} END, {version} FROM {table} WHERE {id} = %(id)s
 """
-READ = "SELECT {data} FROM {table} WHERE {id} = %(id)s"
+READ = "SELECT {stored} FROM {table} WHERE {id} = %(id)s"
 
 # Parent and root are those of the first write; an absent label stays as it is. The version comes last, see ACQUIRE.
 WRITE = """

@@ -32,7 +32,7 @@ class Page:
             "without_waiting": sql.WITHOUT_WAITING,
             # Where the server binds parameters, each has one type: that of the first place where it stands.
             "text": "::text" if kind == "postgresql" else "",
-            "json": "%(data)s::jsonb" if kind == "postgresql" else "%(data)s",
+            "json": "%(data)s::json" if kind == "postgresql" else "%(data)s",
             "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
         }
         for name, fragment in sql.FRAGMENTS.items():

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.db.models import F
 from django.test import TestCase, override_settings
 
 from machine_memory import (
@@ -76,7 +78,7 @@ def open_transaction(store: DatabaseStore, *, insert: str = "", update: str = ""
         with transaction.atomic(using=store.alias):
             try:
                 if insert:
-                    store.rows._insert(insert, {})
+                    store.rows._add(insert, {})
                 store.rows.filter(pk=update).update(status="touched")
             finally:
                 ready.set()
@@ -419,6 +421,72 @@ class TestErrors:
         monkeypatch.setattr(steps, "write_first", late)
         assert database.memory.write("a", {"by": "test"}) == 2
         assert database.memory.read("a") == {"by": "test"}
+
+
+class TestState:
+    """State in the terms of the ORM and of SQL."""
+
+    DATA = {"z": -0.0, "a": [1.0, 1, 1e23, 10**23, True, None, {"é": "", "b": 2, "B": "x"}]}
+
+    @pytest.fixture
+    def exactly(self, database: DatabaseStore) -> str:
+        database.memory.write("a", self.DATA)
+        return repr(self.DATA)
+
+    def test_the_orm_reads_it_as_it_was_written(self, database: DatabaseStore, exactly: str) -> None:
+        table = MachineRecord._meta.db_table
+        (in_sql,) = MachineRecord.objects.raw(f"SELECT id, data FROM {table}", using=database.alias)
+        for data in (
+            database.rows.get().data,
+            database.rows.values_list("data", flat=True).first(),
+            database.rows.values_list("data", flat=True).distinct().get(),
+            database.rows.annotate(copy=F("data")).values_list("copy", flat=True).get(),
+            database.rows.union(database.rows.all()).values_list("data", flat=True)[0],
+            in_sql.data,
+        ):
+            assert repr(data) == exactly
+
+    def test_the_orm_writes_it_as_it_is(self, database: DatabaseStore, exactly: str) -> None:
+        rows, now = database.rows, datetime.now(UTC)
+        rows.bulk_create(MachineRecord(id=id, data=self.DATA, fence=1, created_at=now) for id in ("b", "c", "d"))
+        machine = rows.get(pk="b")
+        machine.save(using=database.alias)
+        rows.filter(pk="c").update(data=self.DATA)
+        rows.bulk_update([MachineRecord(pk="d", data=self.DATA)], ["data"])
+
+        assert [repr(data) for data in rows.values_list("data", flat=True)] == [exactly] * 4
+        assert [repr(database.memory.read(id)) for id in "abc"] == [exactly] * 3
+
+    def test_it_can_be_searched(self, database: DatabaseStore, exactly: str) -> None:
+        rows = database.rows
+        database.memory.write("b", {"status": "new", "order": {"lines": [{"sku": "x"}], "total": 7}})
+        found = [
+            rows.filter(data__status="new"),
+            rows.filter(data__order__total__gte=7),
+            rows.filter(data__order__lines__0__sku="x"),
+            rows.filter(data__has_key="order"),
+            rows.filter(data={"status": "new", "order": {"lines": [{"sku": "x"}], "total": 7}}),
+            rows.filter(data__isnull=False).exclude(data__has_key="z"),
+            rows.filter(data__order__total__in=[7]).order_by("data__order__total"),
+        ]
+        if database.name != "sqlite":
+            found.append(rows.filter(data__contains={"status": "new"}))
+        assert [[machine.pk for machine in machines] for machines in found] == [["b"]] * len(found)
+        assert rows.values_list("data__order__total", flat=True).get(pk="b") == 7
+
+    def test_the_type_of_its_column_on_mysql_keeps_it_too(self) -> None:
+        mysql: Any = SimpleNamespace(vendor="mysql", mysql_is_mariadb=False)
+        assert MachineRecord._meta.get_field("data").db_type(mysql) == (
+            "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        )
+
+    @postgresql
+    def test_the_type_of_its_column_keeps_it(self, database: DatabaseStore, exactly: str) -> None:
+        table = MachineRecord._meta.db_table
+        assert execute(database.alias, f"SELECT pg_typeof(data)::text, data::text FROM {table}") == [
+            ("json", '{"z":-0.0,"a":[1.0,1,1e+23,100000000000000000000000,true,null,{"é":"","b":2,"B":"x"}]}')
+        ]
+        assert execute(database.alias, f"SELECT id FROM {table} WHERE data::jsonb @> %s", '{"z": 0}') == [("a",)]
 
 
 class TestClock:

@@ -10,6 +10,7 @@ from django.db import connections
 from opentelemetry.metrics import get_meter
 
 from machine_memory import DatabaseMachineMemory, LockNotHeld, Metadata, VersionConflict, telemetry
+from machine_memory.models import MachineRecord
 from machine_memory.statements import MachineStatements, statements
 from tests.conftest import Worker, databases
 from tests.stores import DatabaseStore
@@ -122,11 +123,11 @@ class TestServerSideBinding:
         before = connection.settings_dict["OPTIONS"]
         connection.close()
         connection.settings_dict["OPTIONS"] = {**before, "server_side_binding": True}
-        yield DatabaseMachineMemory(using=connection.alias)
+        yield DatabaseMachineMemory(using=connection.alias, one_statement=database.one_statement)
         connection.close()
         connection.settings_dict["OPTIONS"] = before
 
-    @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
+    @pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
     def test_every_statement_can_be_bound(self, database: DatabaseStore, memory: DatabaseMachineMemory) -> None:
         assert memory.write("a", {"n": 1}, metadata=Metadata(status="new", source="s", initiator="i")) == 1
         assert memory.write("b", {}, metadata=Metadata(parent="a")) == 1
@@ -143,6 +144,19 @@ class TestServerSideBinding:
             memory.write("a", {}, expected_version=1)
         assert memory.read("a") == {"n": 3}
         assert memory.tree("a") == ["a", "absent", "b"]
+        assert memory.force_unlock("a") is False
+        assert memory.cleanup("a") is True
+
+    @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)
+    def test_so_can_what_the_orm_asks_of_the_state(
+        self, database: DatabaseStore, memory: DatabaseMachineMemory
+    ) -> None:
+        rows = database.rows.using(memory.using)
+        memory.write("a", {"n": 1.0, "list": [{"x": "y"}]})
+        rows.bulk_update([MachineRecord(pk="a", data={"n": 1.0, "list": [{"x": "z"}]})], ["data"])
+
+        assert rows.filter(data__list__0__x="z", data__n=1, data__has_key="n").get().data == memory.read("a")
+        assert rows.filter(data={"list": [{"x": "z"}], "n": 1}).count() == 1
 
 
 @pytest.mark.parametrize("database", databases("postgresql", forms=("",)), indirect=True)

@@ -145,7 +145,7 @@ def migrations(connection: BaseDatabaseWrapper) -> Iterator[Verdict]:
 def ids(connection: BaseDatabaseWrapper) -> Iterator[Verdict]:
     machines, prefix = MachineRecord.objects.using(connection.alias), PREFIX + secrets.token_hex(8)
     with transaction.atomic(using=connection.alias):
-        merged = [difference for difference, end in IDS.items() if not machines._insert(prefix + end, {})]
+        merged = [difference for difference, end in IDS.items() if not machines._add(prefix + end, {})]
         transaction.set_rollback(True, using=connection.alias)
     if merged:
         yield (

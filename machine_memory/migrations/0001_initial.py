@@ -2,7 +2,6 @@ from typing import Any
 
 from django.db import migrations, models
 
-import machine_memory.encoding
 import machine_memory.fields
 
 
@@ -25,11 +24,7 @@ class Migration(migrations.Migration):
                 ("id", machine_memory.fields.ExactCharField(max_length=512, primary_key=True, serialize=False)),
                 (
                     "data",
-                    models.JSONField(
-                        encoder=machine_memory.encoding.DataEncoder,
-                        help_text="The state; null until the first write.",
-                        null=True,
-                    ),
+                    machine_memory.fields.StateField(help_text="The state; null until the first write.", null=True),
                 ),
                 ("version", models.BigIntegerField(default=0, help_text="Counts the accepted writes.")),
                 ("status", machine_memory.fields.ExactCharField(max_length=255, null=True)),
