@@ -70,7 +70,7 @@ class RawDriver(ABC):
 
     def _take(self, id: str) -> tuple[str, Any]:
         token = secrets.token_hex(16)
-        params = {**self._common, "id": id, "token": token, "first_fence": time.time_ns() // 1000}
+        params = {**self._common, "id": id, "token": token, "microseconds": time.time_ns() // 1000}
         row = self._row(self._acquire, params)
         if row is None and self._insert_lease:
             row = self._row(self._insert_lease, params)

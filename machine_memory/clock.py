@@ -1,6 +1,5 @@
-"""The store's time and first fences as expressions of the ORM, and times as they come back."""
+"""The store's time as expressions of the ORM, and times as they come back."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,15 +16,16 @@ Compiled = tuple[str, tuple[Any, ...]]
 OFFSET: dict[str, Callable[[float], Any]] = {
     "postgresql": float,
     "mysql": lambda seconds: round(seconds * 1_000_000),
-    "sqlite": lambda seconds: f"{seconds:+.3f} seconds",
+    "sqlite": lambda seconds: f"{-(round(-seconds * 1_000_000) // 1000) / 1000:+.3f} seconds",
 }
-"""Seconds as the parameter of ``sql.LATER``."""
+"""Seconds as the parameter of ``sql.LATER``; never fewer."""
 
 
 class StoreTime(models.Func):
     """The database's own time in UTC at this statement, ``offset`` seconds later. Never Django's ``Now()``: see sql."""
 
     output_field = models.DateTimeField()
+    now, later = sql.NOW, sql.LATER
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = offset
@@ -34,24 +34,14 @@ class StoreTime(models.Func):
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
         vendor = connection.vendor
         if not self.offset:
-            return sql.NOW[vendor], ()
-        return sql.LATER[vendor].format("%s"), (OFFSET[vendor](self.offset),)
+            return self.now[vendor], ()
+        return self.later[vendor].format("%s"), (OFFSET[vendor](self.offset),)
 
 
-class FirstFence(models.Func):
-    """Where the fences of a new row begin."""
+class LeaseTime(StoreTime):
+    """As ``StoreTime``, and never earlier: when a lease begins and, ``offset`` seconds later, ends."""
 
-    output_field = models.BigIntegerField()
-
-    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
-        if connection.vendor == "sqlite":
-            return "%s", (host_microseconds(),)
-        return sql.FIRST_FENCE[connection.vendor], ()
-
-
-def host_microseconds() -> int:
-    """Return the parameter of SQLite's ``sql.FIRST_FENCE``."""
-    return time.time_ns() // 1000
+    now, later = sql.LEASE_START, sql.LEASE_END
 
 
 def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:

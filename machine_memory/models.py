@@ -6,12 +6,13 @@ from contextlib import nullcontext
 from django.apps import apps
 from django.db import IntegrityError, OperationalError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Greatest
 from django.utils.translation import gettext_lazy as _
 
-from machine_memory.clock import FirstFence, StoreTime
+from machine_memory.clock import LeaseTime, StoreTime
 from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.exceptions import InvalidConfiguration
+from machine_memory.fences import FenceClock, FirstFence
 from machine_memory.fields import ExactCharField, PartialIndex, StateField
 from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
@@ -30,6 +31,7 @@ NO_LEASE = {
     "lease_acquired_at": None,
     "lease_expires_at": None,
 }
+NEXT_FENCE = Greatest(F("fence") + 1, FenceClock(), output_field=models.BigIntegerField())
 
 
 class MachineQuerySet(models.QuerySet["MachineRecord"]):
@@ -89,8 +91,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
                     "lease_token": token,
                     "lease_owner": owner,
                     "lease_trace": trace,
-                    "lease_acquired_at": StoreTime(),
-                    "lease_expires_at": StoreTime(ttl),
+                    "lease_acquired_at": LeaseTime(),
+                    "lease_expires_at": LeaseTime(ttl),
                 }
                 taken = self._take(id, lease, skips)
                 if not taken and not self.filter(pk=id).exists() and self._add(id, {}, brief=True):
@@ -112,7 +114,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             return False
         # First what the lease before leaves: MySQL assigns in this order.
         evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
-        return bool(available.update(fence=F("fence") + 1, lease_evicted=evicted, **lease))
+        return bool(available.update(fence=NEXT_FENCE, lease_evicted=evicted, **lease))
 
     def _add(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
@@ -126,7 +128,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         return True
 
     def renew(self, id: str, *, token: str, ttl: float) -> bool:
-        return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=StoreTime(ttl)))
+        return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=LeaseTime(ttl)))
 
     def release(self, id: str, *, token: str) -> bool:
         return bool(self.filter(pk=id, lease_token=token).update(**NO_LEASE))
@@ -135,7 +137,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         row = self.filter(pk=id, lease_token__isnull=False)
         if fence is not None:
             row = row.filter(fence=fence)
-        return bool(row.update(fence=F("fence") + 1, **NO_LEASE))
+        return bool(row.update(fence=NEXT_FENCE, **NO_LEASE))
 
     def write(self, change: Change) -> int | None:
         """Write and return the new version; ``None``: no row, or not one that token and version open."""

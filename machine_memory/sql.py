@@ -17,13 +17,29 @@ LATER = {
     "mysql": "(UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND)",
     "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {})",
 }
-# Where the fences of a new row begin: so they go on growing where an earlier row of the same id was deleted, without
-# anything to remember it by. SQLite's clock is this host's, but tells milliseconds: too coarse for two rows in a row.
-FIRST_FENCE = {
-    "postgresql": "(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000000)::bigint",
+# When a lease begins and ends. SQLite leaves out what has passed of a millisecond: no lease is to end so much early.
+LEASE_START = {**NOW, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds')"}
+LEASE_END = {**LATER, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds', {})"}
+# The least that the fence of a new lease may be, in microseconds since 1970: so fences go on growing where the latest
+# are lost, with a row that is deleted or with a server that fails. SQLite's clock is this host's, but tells
+# milliseconds: too coarse for two rows in a row.
+FENCE_CLOCK = {
+    "postgresql": "(EXTRACT(EPOCH FROM STATEMENT_TIMESTAMP()) * 1000000)::bigint",
     "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
     "sqlite": "{}",
 }
+FIRST_FENCE = {**FENCE_CLOCK, "sqlite": "MAX({}, 1 + (SELECT fence FROM machine_memory_fence))"}
+
+KEEP_FENCES = (
+    "CREATE TABLE IF NOT EXISTS machine_memory_fence (id INTEGER PRIMARY KEY CHECK (id = 1), fence BIGINT NOT NULL)",
+    "INSERT OR IGNORE INTO machine_memory_fence VALUES (1, 0)",
+    """
+        CREATE TRIGGER IF NOT EXISTS machine_memory_removal AFTER DELETE ON machine_memory_machinerecord
+        BEGIN UPDATE machine_memory_fence SET fence = MAX(fence, OLD.fence); END
+    """,
+)
+"""SQLite alone: one row with the highest fence of those that were deleted."""
+FORGET_FENCES = ("DROP TABLE IF EXISTS machine_memory_fence",)
 
 # The bytes of state as text.
 STORED_BYTES = {
@@ -51,15 +67,16 @@ FRAGMENTS = {
         {lease_token} = NULL, {lease_owner} = NULL, {lease_trace} = NULL, {lease_evicted} = NULL,
         {lease_acquired_at} = NULL, {lease_expires_at} = NULL
     """,
+    "next_fence": "{greatest}({fence} + 1, {fence_clock})",
     "new_lease": """
-        {fence} = {fence} + 1, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
-        {lease_trace} = %(trace)s, {lease_acquired_at} = {now}, {lease_expires_at} = {later}
+        {fence} = {next_fence}, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
+        {lease_trace} = %(trace)s, {lease_acquired_at} = {lease_start}, {lease_expires_at} = {lease_end}
     """,
     "insert_lease": """
         INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
             {lease_token}, {lease_owner}, {lease_trace}, {lease_acquired_at}, {lease_expires_at})
-        SELECT %(id)s{text}, 0, {now}, {first_fence} + 1,
-            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {now}, {later}
+        SELECT %(id)s{text}, 0, {now}, {first_fence},
+            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {lease_start}, {lease_end}
     """,
     "root_of_parent": """
         COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s{text}, %(id)s{text})
@@ -77,7 +94,7 @@ ACQUIRE = {
     # before the token and the trace are new, and the expiry comes last.
     "mariadb": """
         {without_waiting} {insert_lease} ON DUPLICATE KEY UPDATE
-            {fence} = IF({open}, {fence} + 1, {fence}),
+            {fence} = IF({open}, {next_fence}, {fence}),
             {lease_evicted} = IF({open}, {evicted}, {lease_evicted}),
             {lease_token} = IF({open}, VALUES({lease_token}), {lease_token}),
             {lease_owner} = IF({open}, VALUES({lease_owner}), {lease_owner}),
@@ -100,7 +117,7 @@ INSERT_LEASE = """
     RETURNING {grant}
 """
 
-RENEW = "UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} = %(id)s AND {mine}"
+RENEW = "UPDATE {table} SET {lease_expires_at} = {lease_end} WHERE {id} = %(id)s AND {mine}"
 RELEASE = "UPDATE {table} SET {no_lease} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
 GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %(token)s"
 STANDING = """

@@ -7,9 +7,10 @@ from django.db import IntegrityError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from machine_memory import sql
-from machine_memory.clock import OFFSET, host_microseconds
+from machine_memory.clock import OFFSET
 from machine_memory.contention import bounded_wait, is_contention
 from machine_memory.encoding import decode
+from machine_memory.fences import host_microseconds
 from machine_memory.models import MachineRecord
 from machine_memory.records import Change, EncodedData, Grant
 
@@ -26,8 +27,11 @@ class Page:
             **{field.name: quote(str(field.column)) for field in MachineRecord._meta.concrete_fields},
             "table": quote(MachineRecord._meta.db_table),
             "now": sql.NOW[self.vendor],
-            "later": sql.LATER[self.vendor].format("%(ttl)s"),
-            "first_fence": sql.FIRST_FENCE[self.vendor].format("%(first_fence)s"),
+            "lease_start": sql.LEASE_START[self.vendor],
+            "lease_end": sql.LEASE_END[self.vendor].format("%(ttl)s"),
+            "fence_clock": sql.FENCE_CLOCK[self.vendor].format("%(microseconds)s"),
+            "first_fence": sql.FIRST_FENCE[self.vendor].format("%(microseconds)s"),
+            "greatest": "MAX" if self.vendor == "sqlite" else "GREATEST",
             "bound_wait": sql.BOUND_WAIT,
             "without_waiting": sql.WITHOUT_WAITING,
             # Where the server binds parameters, each has one type: that of the first place where it stands.
@@ -95,7 +99,7 @@ class MachineStatements:
         page = self._page
         params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl), "trace": trace}
         if page.vendor == "sqlite":
-            params["first_fence"] = host_microseconds()
+            params["microseconds"] = host_microseconds()
         try:
             with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
                 row = self._row(page.acquire, params)
@@ -128,7 +132,7 @@ class MachineStatements:
 
     def write_first(self, change: Change) -> bool:
         try:
-            return self._count(self._page.write_first, _columns(change) | {"first_fence": host_microseconds()}) == 1
+            return self._count(self._page.write_first, _columns(change) | {"microseconds": host_microseconds()}) == 1
         except IntegrityError:
             if self.standing(change.id) is None:
                 raise

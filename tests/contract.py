@@ -642,6 +642,24 @@ class TestFence:
         lock(worker)
         assert fences == sorted(set(fences))
 
+    def test_it_is_never_behind_the_clock(self, store: Store) -> None:
+        """So it grows also where a copy that lacks the latest leases has taken over."""
+
+        def microseconds() -> int:
+            store.passed(0.001)
+            return int(store.now() * 1_000_000)
+
+        store.memory.write("a", {})
+        for _ in range(2):
+            before = microseconds()
+            with store.memory.lease("a") as lease:
+                assert lease.fence >= before
+        store.memory.lock("a")
+        before = microseconds()
+        store.memory.force_unlock("a")
+        record = store.memory.record("a")
+        assert record and record.fence >= before
+
     def test_neither_writing_nor_a_refusal_moves_it(self, store: Store, worker: Worker) -> None:
         with store.memory.lease("a") as lease:
             worker.lock("a")

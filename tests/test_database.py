@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.models import F
 from django.test import TestCase, override_settings
@@ -36,6 +37,7 @@ from tests.conftest import Worker, databases, in_thread
 from tests.proxy import proxied
 from tests.stores import DatabaseStore
 
+TOKEN = "0123456789abcdef" * 2
 servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
 postgresql = pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
 mariadb = pytest.mark.parametrize("database", databases("mariadb"), indirect=True)
@@ -522,10 +524,30 @@ class TestClock:
             assert moment.tzinfo is UTC
             assert abs(moment - datetime.now(UTC)) < timedelta(seconds=5)
 
+    @pytest.mark.parametrize(
+        ("ttl", "milliseconds"), [(0.01, 10), (0.0101, 11), (0.1239, 124), (8.2, 8_200), (16.1, 16_100)]
+    )
+    @sqlite
+    def test_the_millisecond_that_has_begun_ends_no_lease_early(
+        self, database: DatabaseStore, ttl: float, milliseconds: int
+    ) -> None:
+        steps, times = database.steps, database.rows.values_list("lease_acquired_at", "lease_expires_at")
+        for id in map(str, range(10)):
+            asked_at = time.time()
+            assert steps.acquire(id, token=TOKEN, owner="o", ttl=ttl, trace=None)
+            acquired_at, expires_at = times.get(pk=id)
+            assert expires_at - acquired_at == timedelta(milliseconds=milliseconds)
+            assert expires_at.timestamp() >= asked_at + ttl
+
+            database.rows.filter(pk=id).update(lease_expires_at=StoreTime(60))
+            asked_at = time.time()
+            assert steps.renew(id, token=TOKEN, ttl=ttl)
+            assert times.get(pk=id)[1].timestamp() >= asked_at + ttl
+
     def test_an_expiry_equal_to_now_is_expired(self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
         noon = {"sqlite": "'2030-01-01 12:00:00'"}.get(database.name, "TIMESTAMP '2030-01-01 12:00:00'")
-        monkeypatch.setitem(sql.NOW, connections[database.alias].vendor, noon)
-        monkeypatch.setitem(sql.LATER, connections[database.alias].vendor, noon)
+        for texts in (sql.NOW, sql.LATER, sql.LEASE_START, sql.LEASE_END):
+            monkeypatch.setitem(texts, connections[database.alias].vendor, noon)
         monkeypatch.setattr(StoreTime, "as_sql", lambda *args, **context: (noon, ()))
         monkeypatch.setattr(statements, "_pages", {})
         worker = Worker(database.memory)
@@ -536,6 +558,64 @@ class TestClock:
         assert [database.rows.expired().count(), database.rows.held().count()] == [1, 0]
         assert worker.lock("a") is True
         assert database.rows.free().count() == 0
+
+
+class TestFences:
+    @pytest.fixture
+    def set_back(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        now = time.time_ns
+        return lambda: monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
+
+    @sqlite
+    def test_they_grow_while_the_clock_of_the_host_is_set_back(
+        self, database: DatabaseStore, set_back: Callable[[], None]
+    ) -> None:
+        memory, rows = database.memory, database.rows
+        fences: list[int] = []
+
+        def lease_and_force_and_write() -> None:
+            with memory.lease("a") as lease:
+                fences.append(lease.fence)
+                memory.force_unlock("a")
+            fences.append(rows.get().fence)
+            rows.all().delete()
+            memory.write("a", {}, metadata=Metadata(status="done"))
+            fences.append(rows.get().fence)
+
+        def purge() -> None:
+            database.age("a", 60)
+            memory.purge_machines(status="done", idle=1)
+
+        def purge_leases() -> None:
+            database.steps.acquire("a", token=TOKEN, owner="o", ttl=60, trace=None)
+            rows.update(version=0)
+            database.expire("a")
+            memory.purge_expired_locks()
+
+        def flush() -> None:
+            call_command("flush", database="default", interactive=False, verbosity=0)
+
+        lease_and_force_and_write()
+        set_back()
+        for remove in (lambda: memory.cleanup("a"), purge, purge_leases, flush):
+            remove()
+            assert database.count() == 0
+            lease_and_force_and_write()
+        assert fences == sorted(set(fences))
+
+    @sqlite
+    def test_what_keeps_them_is_there_after_every_migration(self, database: DatabaseStore) -> None:
+        kept = "SELECT name FROM sqlite_master WHERE name LIKE 'machine_memory%%' ORDER BY name"
+        names = execute("default", kept)
+        assert {("machine_memory_fence",), ("machine_memory_removal",)} <= set(names)
+
+        call_command("migrate", "machine_memory", "zero", verbosity=0)
+        assert execute("default", kept) == []
+        call_command("migrate", "machine_memory", verbosity=0)
+        assert execute("default", kept) == names
+        execute("default", "DROP TRIGGER machine_memory_removal")  # As where a migration makes the table anew.
+        call_command("migrate", "machine_memory", verbosity=0)
+        assert execute("default", kept) == names
 
 
 class Elsewhere:

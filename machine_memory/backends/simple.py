@@ -113,7 +113,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             evicted = (machine.lease.trace or "") if machine.lease else None
             now = self._clock()
             machine.lease = _Lease(token=token, owner=owner, trace=trace, locked_at=now, expires_at=now + ttl)
-            machine.fence += 1
+            machine.fence = self._next_fence(machine.fence)
             return Grant(json.loads(machine.data), machine.version, machine.fence, evicted)
 
     def _holder_trace(self, id: str) -> str | None:
@@ -142,7 +142,7 @@ class SimpleMachineMemory(BaseMachineMemory):
             if machine is None or machine.lease is None or fence not in (None, machine.fence):
                 return False
             machine.lease = None
-            machine.fence += 1
+            machine.fence = self._next_fence(machine.fence)
             return True
 
     def _remove(self, id: str, *, token: str | None) -> None:
@@ -230,7 +230,11 @@ class SimpleMachineMemory(BaseMachineMemory):
             raise reason
 
     def _add(self, id: str) -> _Machine:
-        return self._machines.setdefault(id, _Machine(fence=self._last_fence, created_at=self._clock()))
+        fence = self._next_fence(self._last_fence)
+        return self._machines.setdefault(id, _Machine(fence=fence, created_at=self._clock()))
+
+    def _next_fence(self, fence: int) -> int:
+        return max(fence + 1, int(self._clock() * 1_000_000))
 
     def _delete(self, id: str) -> None:
         self._last_fence = max(self._last_fence, self._machines.pop(id).fence)
