@@ -2,6 +2,8 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +11,14 @@ import pytest
 from django.db import connections
 from opentelemetry.metrics import get_meter
 
-from machine_memory import DatabaseMachineMemory, LockNotHeld, Metadata, VersionConflict, telemetry
+from machine_memory import DatabaseMachineMemory, LockNotHeld, Metadata, VersionConflict, sql, telemetry
+from machine_memory.clock import StoreTime
 from machine_memory.models import MachineRecord
+from machine_memory.records import Change, EncodedData
 from machine_memory.statements import MachineStatements, statements
 from tests.conftest import Worker, databases
 from tests.stores import DatabaseStore
-from tests.test_database import attempts
+from tests.test_database import TOKEN, attempts, execute
 
 one_statement = pytest.mark.parametrize("database", databases(forms=("",)), indirect=True)
 """On every database that has the one-statement forms."""
@@ -84,6 +88,85 @@ class TestCounts:
         with attempts(database.alias) as sent, pytest.raises(LockNotHeld):
             memory.write("a", {}, expected_version=1)
         assert [statement.split()[0] for statement in sent] == ["UPDATE", "SELECT"]
+
+
+class TestPlans:
+    """What the statements go by, as the optimizer has it: their key, whatever else there is."""
+
+    KEY = {
+        "sqlite": "sqlite_autoindex_machine_memory_machinerecord_1",
+        "postgresql": "machine_memory_machinerecord_pkey",
+        "mariadb": "PRIMARY",
+    }
+    LEASES = 5_000
+
+    @pytest.fixture
+    def crowd(self, database: DatabaseStore) -> Iterator[list[str]]:
+        """Machines that are all leased, while the statistics know of none."""
+        table, now = MachineRecord._meta.db_table, datetime.now(UTC)
+        ids = [f"order-{number:04}" for number in range(self.LEASES)]
+        if database.name == "postgresql":
+            execute(database.alias, f"ALTER TABLE {table} SET (autovacuum_enabled = FALSE)")
+        database.rows.bulk_create(MachineRecord(id=id, data={}, version=1, fence=1, created_at=now) for id in ids)
+        execute(database.alias, f"ANALYZE {'TABLE ' if database.name == 'mariadb' else ''}{table}")
+        database.rows.update(lease_token=TOKEN, lease_expires_at=StoreTime(3600))
+        yield ids
+        if database.name == "postgresql":
+            execute(database.alias, f"ALTER TABLE {table} RESET (autovacuum_enabled)")
+
+    def test_each_step_finds_its_row_by_the_key(self, database: DatabaseStore, crowd: list[str]) -> None:
+        steps, rows, id = database.steps, database.rows, crowd[self.LEASES // 2]
+
+        def change(token: str | None, version: int | None, *, release: bool = False) -> Change:
+            data = EncodedData("{}")
+            return Change(id=id, data=data, metadata=Metadata(), token=token, expected_version=version, release=release)
+
+        lease = {"owner": "o", "ttl": 60, "trace": None}
+        with explained(database.alias) as statements:
+            assert steps.acquire(id, token=TOKEN[::-1], **lease) is None
+            assert steps.release(id, token=TOKEN) is True
+            assert steps.write(change(None, None)) == 2
+            assert steps.acquire(id, token=TOKEN, **lease)
+            assert steps.granted(id, token=TOKEN)
+            assert steps.standing(id) == (TOKEN, 2)
+            assert steps.state(id) == {}
+            assert steps.renew(id, token=TOKEN, ttl=60) is True
+            assert steps.write(change(TOKEN, None)) == 3
+            assert steps.write(change(TOKEN, 3)) == 4
+            assert database.memory._holder_trace(id) is None
+            assert steps.write(change(TOKEN, 4, release=True)) == 5
+            assert steps.acquire(id, token=TOKEN, **lease)
+            assert rows.force_release(id) is True
+            assert rows.remove(id, token=None) is True
+        assert len(statements) >= 15
+        for text, plan in statements:
+            assert "machine_lease" not in plan, text
+            assert self.KEY[database.name] in plan or text.startswith("INSERT") or READ_BY_KEY in plan, text
+
+
+@contextmanager
+def explained(alias: str) -> Iterator[list[tuple[str, str]]]:
+    """Gather the statements on machines that are sent within, each with its plan at that moment."""
+    statements: list[tuple[str, str]] = []
+    explain = "EXPLAIN QUERY PLAN " if connections[alias].vendor == "sqlite" else "EXPLAIN "
+
+    def note(execute: Any, query: str, params: Any, many: bool, context: Any) -> Any:
+        text, cursor = query.removeprefix(sql.WITHOUT_WAITING), context["cursor"]
+        if MachineRecord._meta.db_table in text:
+            execute(explain + text, params, many, context)
+            names = [column[0] for column in cursor.description]
+            plan = [row[names.index(name)] for row in cursor.fetchall() for name in PLAN if name in names]
+            statements.append((text, " ".join(map(str, plan))))
+        return execute(query, params, many, context)
+
+    with connections[alias].execute_wrapper(note):
+        yield statements
+
+
+PLAN = ("QUERY PLAN", "detail", "key", "Extra")
+"""The columns of an explanation that tell what is used, and not what might have been."""
+READ_BY_KEY = "Impossible WHERE noticed after reading const tables"
+"""MariaDB's, where the row that the key names does not match."""
 
 
 class TestTexts:

@@ -99,7 +99,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
             return None  # The store is down, as the caller is about to be told; the ttl ends what it may have granted.
 
     def _holder_trace(self, id: str) -> str | None:
-        trace: str | None = self._machines.held().filter(pk=id).values_list("lease_trace", flat=True).first()
+        trace: str | None = self._machines.live().filter(pk=id).values_list("lease_trace", flat=True).first()
         return trace
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
