@@ -34,7 +34,8 @@ def is_transient(error: Error) -> bool:
 def _code(error: Error) -> str:
     """Return the database's own code for ``error``; empty where no answer came."""
     cause = error.__cause__
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    codes = (getattr(cause, name, None) for name in ("sqlstate", "pgcode", "sqlite_errorname"))  # pgcode: psycopg 2's.
+    code = next(filter(None, codes), None)
     if code is None and cause is not None and cause.args and isinstance(cause.args[0], int):
         code = cause.args[0]
     return str(code or "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.db.models import F
 from django.test import TestCase, override_settings
 
@@ -32,6 +32,7 @@ from machine_memory import (
     statements,
 )
 from machine_memory.clock import StoreTime
+from machine_memory.contention import is_contention, is_transient
 from machine_memory.models import MachineRecord
 from tests.conftest import Worker, databases, in_thread
 from tests.proxy import proxied
@@ -423,6 +424,36 @@ class TestErrors:
         monkeypatch.setattr(steps, "write_first", late)
         assert database.memory.write("a", {"by": "test"}) == 2
         assert database.memory.read("a") == {"by": "test"}
+
+
+class TestCodes:
+    """What the drivers call the database's own code for an error."""
+
+    @pytest.mark.parametrize(
+        ("cause", "contention", "transient"),
+        [
+            ({"sqlstate": "55P03"}, True, True),
+            ({"pgcode": "55P03"}, True, True),
+            ({"pgcode": "40001"}, True, True),
+            ({"pgcode": "57P01"}, False, True),
+            ({"pgcode": "42501"}, False, False),
+            ({"pgcode": None}, False, True),
+            ({"sqlite_errorname": "SQLITE_BUSY_SNAPSHOT"}, True, True),
+            ({"sqlite_errorname": "SQLITE_FULL"}, False, False),
+            ({"args": (1205, "Lock wait timeout exceeded")}, True, True),
+            ({"args": (2006, "Server has gone away")}, False, True),
+            ({"args": (1054, "Unknown column")}, False, False),
+        ],
+        ids=str,
+    )
+    def test_each_is_understood(self, cause: dict[str, Any], contention: bool, transient: bool) -> None:
+        error = OperationalError("as Django raises it")
+        error.__cause__ = Exception()
+        for name, value in cause.items():
+            setattr(error.__cause__, name, value)
+
+        assert is_contention(error) is contention
+        assert is_transient(error) is transient
 
 
 class TestState:
