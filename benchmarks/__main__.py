@@ -6,7 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-PARTS = ("cycle", "peers", "throughput", "growth", "size", "validation", "telemetry", "memory", "purge", "admin")
+PARTS = (
+    *("cycle", "peers", "throughput", "growth", "crowd", "size", "validation", "telemetry", "memory", "purge", "admin"),
+)
 
 
 def main() -> None:

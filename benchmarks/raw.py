@@ -70,7 +70,7 @@ class RawDriver(ABC):
 
     def _take(self, id: str) -> tuple[str, Any]:
         token = secrets.token_hex(16)
-        params = {**self._common, "id": id, "token": token, "clock": time.time_ns() // 1000}
+        params = {**self._common, "id": id, "token": token, "microseconds": time.time_ns() // 1000}
         row = self._row(self._acquire, params)
         if row is None and self._insert_lease:
             row = self._row(self._insert_lease, params)
@@ -102,14 +102,12 @@ class RawPostgreSQL(RawDriver):
 
     def _connect(self, params: dict[str, Any], options: dict[str, Any]) -> Any:
         import psycopg  # noqa: PLC0415  # It may be missing, and then nothing here is used.
-        from psycopg.types.json import set_json_loads  # noqa: PLC0415
 
         names = ("host", "port", "user", "password", "dbname", "options", "sslmode")
         params = {name: params[name] for name in names if params.get(name)}
         connection = psycopg.connect(**params, autocommit=True)
         if not self._prepared:
             connection.prepare_threshold = None
-        set_json_loads(_as_it_comes, connection)  # It is parsed where it is read, as by the others.
         return connection
 
 
@@ -145,10 +143,6 @@ class RawMariaDB(RawDriver):
     def _count(self, text: str, params: dict[str, Any]) -> int:
         with self._connection.cursor() as cursor:
             return int(cursor.execute(text, params))
-
-
-def _as_it_comes(text: str | bytes) -> str:
-    return text.decode() if isinstance(text, bytes) else text
 
 
 def encode(state: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ USUAL_SECONDS = {
     "peers": 15,
     "throughput": 46,
     "growth": 75,
+    "crowd": 14,
     "size": 19,
     "validation": 8,
     "telemetry": 12,

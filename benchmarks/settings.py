@@ -68,5 +68,5 @@ if "postgresql" in DATABASES:
     # psycopg prepares nothing for Django without both.
     options = {"server_side_binding": True, "prepare_threshold": 0}
     DATABASES["postgresql-prepared"] = {**DATABASES["postgresql"], "OPTIONS": options}
-for size in SIZES:
-    DATABASES |= _databases(f"-{size}")
+for name in ("crowd", *SIZES):
+    DATABASES |= _databases(f"-{name}")

@@ -1,9 +1,7 @@
-"""The store's time and fences as expressions of the ORM, and times as they come back."""
+"""The store's time as expressions of the ORM, and times as they come back."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from math import ceil
 from typing import Any
 
 from django.db import models
@@ -18,16 +16,16 @@ Compiled = tuple[str, tuple[Any, ...]]
 OFFSET: dict[str, Callable[[float], Any]] = {
     "postgresql": float,
     "mysql": lambda seconds: round(seconds * 1_000_000),
-    # Up to the next millisecond, see sql.GRANTED_AT; into the past, as it is.
-    "sqlite": lambda seconds: f"{(ceil(seconds * 1000) + 1) / 1000 if seconds > 0 else seconds:+.3f} seconds",
+    "sqlite": lambda seconds: f"{-(round(-seconds * 1_000_000) // 1000) / 1000:+.3f} seconds",
 }
-"""Seconds as the parameter of ``sql.LATER``."""
+"""Seconds as the parameter of ``sql.LATER``; never fewer."""
 
 
 class StoreTime(models.Func):
     """The database's own time in UTC at this statement, ``offset`` seconds later. Never Django's ``Now()``: see sql."""
 
     output_field = models.DateTimeField()
+    now, later = sql.NOW, sql.LATER
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = offset
@@ -36,31 +34,14 @@ class StoreTime(models.Func):
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
         vendor = connection.vendor
         if not self.offset:
-            return sql.NOW[vendor], ()
-        return sql.LATER[vendor].format("%s"), (OFFSET[vendor](self.offset),)
+            return self.now[vendor], ()
+        return self.later[vendor].format("%s"), (OFFSET[vendor](self.offset),)
 
 
-class GrantTime(StoreTime):
-    """The time at which a lease begins."""
+class LeaseTime(StoreTime):
+    """As ``StoreTime``, and never earlier: when a lease begins and, ``offset`` seconds later, ends."""
 
-    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
-        return sql.GRANTED_AT[connection.vendor], ()
-
-
-class FenceClock(models.Func):
-    """The time behind which no fence falls."""
-
-    output_field = models.BigIntegerField()
-
-    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *args: Any, **context: Any) -> Compiled:
-        if connection.vendor == "sqlite":
-            return sql.FENCE_CLOCK["sqlite"].format("%s"), (host_microseconds(),)
-        return sql.FENCE_CLOCK[connection.vendor], ()
-
-
-def host_microseconds() -> int:
-    """Return the parameter of SQLite's ``sql.FENCE_CLOCK``."""
-    return time.time_ns() // 1000
+    now, later = sql.LEASE_START, sql.LEASE_END
 
 
 def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
@@ -68,5 +49,5 @@ def as_utc(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
     if connection.vendor != "postgresql":
         return value.replace(tzinfo=UTC)
     if timezone.is_naive(value):
-        value = timezone.make_aware(value, connection.timezone or timezone.get_default_timezone())
+        value = timezone.make_aware(value, connection.timezone)
     return value.astimezone(UTC)

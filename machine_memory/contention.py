@@ -21,9 +21,6 @@ TRANSIENT = (
 BRIEFLY = 0.05
 """Seconds that the keeper waits where it cannot pass a row over: others wait for it meanwhile."""
 
-CODES = ("sqlstate", "pgcode", "sqlite_errorname")
-"""Attributes that have it: of psycopg's errors, of psycopg 2's, of sqlite3's."""
-
 
 def is_contention(error: Error) -> bool:
     """Say whether another transaction, and nothing else, stood in the way."""
@@ -41,7 +38,8 @@ def is_transient(error: Error) -> bool:
 def _code(error: Error) -> str:
     """Return the database's own code for ``error``; empty where no answer came."""
     cause = error.__cause__
-    code = next(filter(None, (getattr(cause, name, None) for name in CODES)), None)
+    codes = (getattr(cause, name, None) for name in ("sqlstate", "pgcode", "sqlite_errorname"))  # pgcode: psycopg 2's.
+    code = next(filter(None, codes), None)
     if code is None and cause is not None and cause.args and isinstance(cause.args[0], int):
         code = cause.args[0]
     return str(code or "")

@@ -13,6 +13,8 @@ MAX_INT_BITS = 14_000  # Python itself refuses to print more than 4,300 digits.
 _CONTAINERS = frozenset([dict, list])
 _SCALARS = frozenset([str, int, float, bool, type(None)])
 
+as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 
 def decode(text: str | None) -> object:
     """Return what stored text says; text that is no JSON stands for itself, and is no state."""
@@ -24,7 +26,7 @@ def decode(text: str | None) -> object:
 
 def encoded(value: object) -> EncodedData | None:
     """Return the text of what was checked before; of ``None``, that is no state."""
-    return value if value is None or isinstance(value, EncodedData) else EncodedData(_encode(value))
+    return value if value is None or isinstance(value, EncodedData) else EncodedData(as_json(value))
 
 
 def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
@@ -37,7 +39,7 @@ def encode(value: object, *, max_bytes: int, max_depth: int) -> EncodedData:
             _Check(max_bytes, max_depth).value(value)
         except _Refused as refused:
             raise InvalidData(f"data{refused.path} {refused}.") from None
-        plain = _with_size(_encode(value))
+        plain = _with_size(as_json(value))
     text, size = plain
     if size > max_bytes:
         raise InvalidData(f"data must be at most {max_bytes:,} bytes as JSON, not {size:,}.")
@@ -72,7 +74,7 @@ def _encoded_if_plain(value: dict[Any, Any], max_bytes: int, max_depth: int) -> 
     else:
         return None
     try:
-        plain = _with_size(_encode(value))
+        plain = _with_size(as_json(value))
     except ValueError:  # A number that JSON does not have, or a lone surrogate.
         return None
     return None if "\\" in plain[0] and "\\u0000" in plain[0] else plain
@@ -153,6 +155,3 @@ class _Check:
         self.left -= count
         if self.left < -1:  # The last comma of the outermost object is counted, but never written.
             raise InvalidData(f"data must be at most {self.max_bytes:,} bytes as JSON, and is larger.")
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

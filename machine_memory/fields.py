@@ -1,16 +1,18 @@
 """Columns and indexes that mean the same on every database."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
-from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Cast
 from django.db.models.sql.compiler import SQLCompiler
 
 from machine_memory import sql
-from machine_memory.encoding import decode, encoded
+from machine_memory.encoding import as_json, decode
+from machine_memory.records import EncodedData
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot be subscripted at run time.
@@ -30,28 +32,42 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]  # It cannot b
         return {**super().db_parameters(connection), "collation": collation}
 
 
-class DataField(models.JSONField):
-    """JSON that comes back as it was written, to the order of its keys and the spelling of its numbers.
+class CompactJSONField(models.JSONField):
+    """JSON that is sent as it would be stored."""
 
-    On PostgreSQL it is ``json``, which is text: ``jsonb`` sorts keys and rewrites numbers.
+    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> str:
+        return value if isinstance(value, EncodedData) else as_json(value)
+
+
+class StateField(CompactJSONField):
+    """JSON that comes back as it went in, to the order of keys and the spelling of each number.
+
+    PostgreSQL's "jsonb" and MySQL's "json" sort keys and write numbers anew. Queries look into the state all the same:
+    it is converted where they do, for each row that they look at.
     """
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        if connection.vendor == "mysql" and not getattr(connection, "mysql_is_mariadb", False):
+            return "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"  # What MariaDB means by "json".
         return "json" if connection.vendor == "postgresql" else super().db_type(connection)
 
     def select_format(self, compiler: SQLCompiler, sql: str, params: Any) -> Any:
-        # As text, or the driver would read it in its own way.
-        return (f"({sql})::text" if compiler.connection.vendor == "postgresql" else sql), params
+        # The drivers parse "json" themselves, each in its way.
+        return (f"{sql}::text" if compiler.connection.vendor == "postgresql" else sql), params
 
     def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper) -> Any:
-        if isinstance(expression, KeyTransform):
-            return super().from_db_value(value, expression, connection)
-        return decode(value)
+        return decode(value) if isinstance(value, str) else value
 
-    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
-        if isinstance(value, models.Value) and isinstance(value.output_field, models.JSONField):
-            value = value.value
-        return value if hasattr(value, "as_sql") else encoded(value)
+    def get_lookup(self, lookup_name: str) -> Any:
+        lookup = super().get_lookup(lookup_name)
+        return lookup if lookup is None or lookup_name == "isnull" else _converted(lookup)
+
+    def get_transform(self, lookup_name: str) -> Any:
+        return _converted(super().get_transform(lookup_name))
+
+
+def _converted(factory: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda state, *args, **options: factory(Cast(state, CompactJSONField()), *args, **options)
 
 
 class StoredBytes(models.Func):

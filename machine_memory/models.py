@@ -7,15 +7,15 @@ from django.apps import apps
 from django.db import IntegrityError, connections, models, transaction
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Coalesce, Greatest
-from django.db.models.lookups import GreaterThan, LessThanOrEqual
+from django.db.models.lookups import GreaterThan
 from django.utils.translation import gettext_lazy as _
 
-from machine_memory import sql
-from machine_memory.clock import FenceClock, GrantTime, StoreTime
+from machine_memory.clock import LeaseTime, StoreTime
 from machine_memory.contention import bounded_wait
 from machine_memory.encoding import encoded
 from machine_memory.exceptions import InvalidConfiguration
-from machine_memory.fields import DataField, ExactCharField, PartialIndex
+from machine_memory.fences import FenceClock, FirstFence
+from machine_memory.fields import ExactCharField, PartialIndex, StateField
 from machine_memory.records import Change, Grant, Metadata
 from machine_memory.validation import MAX_ID_LENGTH, MAX_LABEL_LENGTH, visible
 
@@ -33,6 +33,8 @@ NO_LEASE = {
     "lease_acquired_at": None,
     "lease_expires_at": None,
 }
+LIVE = Coalesce(GreaterThan(F("lease_expires_at"), StoreTime()), Value(False), output_field=models.BooleanField())
+NEXT_FENCE = Greatest(F("fence") + 1, FenceClock(), output_field=models.BigIntegerField())
 
 
 class MachineQuerySet(models.QuerySet["MachineRecord"]):
@@ -40,6 +42,10 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def held(self) -> "MachineQuerySet":
         return self.filter(lease_expires_at__gt=StoreTime())
+
+    def live(self) -> "MachineQuerySet":
+        """As ``held``, of machines that are found by their keys: no index of leases serves it, see sql."""
+        return self.filter(LIVE)
 
     def expired(self, *, for_seconds: float = 0) -> "MachineQuerySet":
         return self.filter(lease_expires_at__lte=StoreTime(-for_seconds))
@@ -73,9 +79,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
 
     def open_to(self, token: str | None) -> "MachineQuerySet":
         """Machines that may be changed: by the holder of ``token``, or without one where no lease is live."""
-        if token is not None:
-            return self.filter(_guard(GreaterThan), lease_token=token)
-        return self.filter(_guard(LessThanOrEqual))
+        return self.filter(~Q(LIVE)) if token is None else self.live().filter(lease_token=token)
 
     def state(self, id: str) -> object:
         return self.filter(pk=id).values_list("data", flat=True).first()
@@ -90,11 +94,11 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
                 "lease_token": token,
                 "lease_owner": owner,
                 "lease_trace": trace,
-                "lease_acquired_at": GrantTime(),
-                "lease_expires_at": StoreTime(ttl),
+                "lease_acquired_at": LeaseTime(),
+                "lease_expires_at": LeaseTime(ttl),
             }
             taken = self._take(id, lease)
-            if not taken and not self.filter(pk=id).exists() and self.insert(id, {}, brief=True):
+            if not taken and not self.filter(pk=id).exists() and self._add(id, {}, brief=True):
                 taken = self._take(id, lease)
             return self.granted(id, token=token) if taken else None
 
@@ -113,30 +117,21 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             return False
         # First what the lease before leaves: MySQL assigns in this order.
         evicted = Case(When(lease_token__isnull=False, then=Coalesce("lease_trace", Value("", ExactCharField()))))
-        return bool(available.update(fence=_next_fence(), lease_evicted=evicted, **lease))
+        return bool(available.update(fence=NEXT_FENCE, lease_evicted=evicted, **lease))
 
-    def insert(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
+    def _add(self, id: str, values: Mapping[str, object], *, brief: bool = False) -> bool:
         """Insert the row of ``id``; false where another transaction has done so."""
         try:
             with transaction.atomic(using=self.db), bounded_wait(connections[self.db]) if brief else nullcontext():
-                self.create(id=id, fence=FenceClock(), created_at=StoreTime(), **values)
+                self.create(id=id, fence=FirstFence(), created_at=StoreTime(), **values)
         except IntegrityError:
             if not self.filter(pk=id).exists():
                 raise
             return False
         return True
 
-    def remember_fences(self) -> None:
-        """Let SQLite remember the fences of what is removed, if the table is there."""
-        connection, table = connections[self.db], self.model._meta.db_table
-        if connection.vendor == "sqlite" and table in connection.introspection.table_names():
-            quote = connection.ops.quote_name
-            with connection.cursor() as cursor:
-                for text in sql.REMEMBER_FENCES:
-                    cursor.execute(text.format(table=quote(table), fence=quote("fence")))
-
     def renew(self, id: str, *, token: str, ttl: float) -> bool:
-        return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=StoreTime(ttl)))
+        return bool(self.filter(pk=id).open_to(token).update(lease_expires_at=LeaseTime(ttl)))
 
     def of(self, ids: Mapping[str, str]) -> "MachineQuerySet":
         """Machines under the leases of these tokens, whose ids are given with them."""
@@ -153,8 +148,8 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
     def renew_each(self, ids: Mapping[str, str], *, ttl: float) -> set[str]:
         """Extend the live leases of these tokens whose rows nobody uses, and return which those are."""
         with transaction.atomic(using=self.db):
-            unused = self.of(ids).filter(_guard(GreaterThan)).unused().by_token()
-            self.of(unused).filter(_guard(GreaterThan)).update(lease_expires_at=StoreTime(ttl))
+            unused = self.of(ids).live().unused().by_token()
+            self.of(unused).live().update(lease_expires_at=LeaseTime(ttl))
             return set(unused)
 
     def release_each(self, ids: Mapping[str, str]) -> None:
@@ -162,8 +157,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         if not self.of(ids).exists():  # So that nobody meets a row that is kept for nothing.
             return
         with transaction.atomic(using=self.db):
-            unused = self.of(ids).unused().by_token()
-            self.of(unused).update(**NO_LEASE)
+            self.of(self.of(ids).unused().by_token()).update(**NO_LEASE)
 
     def release(self, id: str, *, token: str) -> bool:
         return bool(self.filter(pk=id, lease_token=token).update(**NO_LEASE))
@@ -172,7 +166,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         row = self.filter(pk=id, lease_token__isnull=False)
         if fence is not None:
             row = row.filter(fence=fence)
-        return bool(row.update(fence=_next_fence(), **NO_LEASE))
+        return bool(row.update(fence=NEXT_FENCE, **NO_LEASE))
 
     def write(self, change: Change) -> int | None:
         """Write and return the new version; ``None``: no row, or not one that token and version open."""
@@ -186,7 +180,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
             if change.release:
                 changes |= NO_LEASE
             elif change.extend is not None:
-                changes["lease_expires_at"] = StoreTime(change.extend)
+                changes["lease_expires_at"] = LeaseTime(change.extend)
             if not row.update(**changes, version=F("version") + 1):
                 return None
             return self.values_list("version", flat=True).get(pk=change.id)
@@ -198,7 +192,7 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         parent = change.metadata.parent
         state = {"data": change.data, "version": 1, "written_at": StoreTime()}
         ancestry = {"parent": parent, "root": self._root(change.id, parent)}
-        return self.insert(change.id, {**state, **ancestry, **_labels(change.metadata)})
+        return self._add(change.id, {**state, **ancestry, **_labels(change.metadata)})
 
     def _root(self, id: str, parent: str | None) -> str:
         if parent is None:
@@ -224,15 +218,6 @@ class MachineQuerySet(models.QuerySet["MachineRecord"]):
         return bool(self.filter(pk=id).open_to(token)._raw_delete(self.db))
 
 
-def _guard(lookup: type[GreaterThan | LessThanOrEqual]) -> Coalesce:
-    """Compare the expiry with now, in a way that no index serves: see ``sql.FRAGMENTS``."""
-    return Coalesce(lookup(F("lease_expires_at"), StoreTime()), Value(lookup is LessThanOrEqual))
-
-
-def _next_fence() -> Greatest:
-    return Greatest(F("fence") + 1, FenceClock())
-
-
 def _labels(metadata: Metadata) -> dict[str, str]:
     labels = {"status": metadata.status, "source": metadata.source, "initiator": metadata.initiator}
     return {name: value for name, value in labels.items() if value is not None}
@@ -242,7 +227,7 @@ class MachineRecord(models.Model):
     """A machine: what it last wrote, and who may write next."""
 
     id = ExactCharField(max_length=MAX_ID_LENGTH, primary_key=True)
-    data = DataField(null=True, help_text="The state; null until the first write.")
+    data = StateField(null=True, help_text="The state; null until the first write.")
     version = models.BigIntegerField(default=0, help_text="Counts the accepted writes.")
     status = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)
     source = ExactCharField(max_length=MAX_LABEL_LENGTH, null=True)

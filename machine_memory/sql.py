@@ -17,27 +17,29 @@ LATER = {
     "mysql": "(UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND)",
     "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {})",
 }
-# When a lease begins. SQLite's clock leaves the rest of a millisecond out: rounded up, no lease ends before its time.
-GRANTED_AT = {**NOW, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds')"}
-
-# Behind which no fence falls, in microseconds: so they go on growing where a row was deleted, or a failover has lost
-# the latest grants, without anything to remember them by. SQLite's clock is this host's, but tells milliseconds: too
-# coarse for two grants in a row. And a host's clock may be set back: see REMEMBER_FENCES.
+# When a lease begins and ends. SQLite leaves out what has passed of a millisecond: no lease is to end so much early.
+LEASE_START = {**NOW, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds')"}
+LEASE_END = {**LATER, "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '+0.001 seconds', {})"}
+# The least that the fence of a new lease may be, in microseconds since 1970: so fences go on growing where the latest
+# are lost, with a row that is deleted or with a server that fails. SQLite's clock is this host's, but tells
+# milliseconds: too coarse for two rows in a row.
 FENCE_CLOCK = {
     "postgresql": "(EXTRACT(EPOCH FROM STATEMENT_TIMESTAMP()) * 1000000)::bigint",
     "mysql": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
-    "sqlite": "MAX({}, COALESCE((SELECT last + 1 FROM machine_memory_fence), 0))",
+    "sqlite": "{}",
 }
-REMEMBER_FENCES = (
-    "CREATE TABLE IF NOT EXISTS machine_memory_fence (last INTEGER NOT NULL)",
-    "INSERT INTO machine_memory_fence SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM machine_memory_fence)",
+FIRST_FENCE = {**FENCE_CLOCK, "sqlite": "MAX({}, 1 + (SELECT fence FROM machine_memory_fence))"}
+
+KEEP_FENCES = (
+    "CREATE TABLE IF NOT EXISTS machine_memory_fence (id INTEGER PRIMARY KEY CHECK (id = 1), fence BIGINT NOT NULL)",
+    "INSERT OR IGNORE INTO machine_memory_fence VALUES (1, 0)",
     """
-        CREATE TRIGGER IF NOT EXISTS machine_memory_fence AFTER DELETE ON {table} BEGIN
-            UPDATE machine_memory_fence SET last = OLD.{fence} WHERE last < OLD.{fence};
-        END
+        CREATE TRIGGER IF NOT EXISTS machine_memory_removal AFTER DELETE ON machine_memory_machinerecord
+        BEGIN UPDATE machine_memory_fence SET fence = MAX(fence, OLD.fence); END
     """,
 )
-"""SQLite's, which remember the highest fence of the machines that were removed."""
+"""SQLite alone: one row with the highest fence of those that were deleted."""
+FORGET_FENCES = ("DROP TABLE IF EXISTS machine_memory_fence",)
 
 # The bytes of state as text.
 STORED_BYTES = {
@@ -55,25 +57,29 @@ WITHOUT_WAITING = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR "
 """MariaDB's, for the statement that follows."""
 
 FRAGMENTS = {
-    # No index serves these: among thousands of leases PostgreSQL would else find a row by its expiry, not by its key.
-    "open": "COALESCE({lease_expires_at} <= {now}, TRUE)",
+    # No index serves this, so the row is found by its key alone: with statistics of a quieter hour PostgreSQL takes the
+    # index of leases for the better one, and goes through all that are live.
     "live": "COALESCE({lease_expires_at} > {now}, FALSE)",
-    "mine": "({lease_token} = %(token)s AND COALESCE({lease_expires_at} > {now}, FALSE))",
+    "open": "NOT {live}",
+    "mine": "({lease_token} = %(token)s AND {live})",
     "evicted": "CASE WHEN {lease_token} IS NOT NULL THEN COALESCE({lease_trace}, '') END",
-    "grant": "{lease_token}, {data_as_text}, {version}, {fence}, {lease_evicted}",
+    # The drivers of PostgreSQL parse "json" themselves, each in its way.
+    "stored": "{data}{text}",
+    "grant": "{lease_token}, {stored}, {version}, {fence}, {lease_evicted}",
     "no_lease": """
         {lease_token} = NULL, {lease_owner} = NULL, {lease_trace} = NULL, {lease_evicted} = NULL,
         {lease_acquired_at} = NULL, {lease_expires_at} = NULL
     """,
+    "next_fence": "{greatest}({fence} + 1, {fence_clock})",
     "new_lease": """
         {fence} = {next_fence}, {lease_evicted} = {evicted}, {lease_token} = %(token)s, {lease_owner} = %(owner)s,
-        {lease_trace} = %(trace)s, {lease_acquired_at} = {granted_at}, {lease_expires_at} = {later}
+        {lease_trace} = %(trace)s, {lease_acquired_at} = {lease_start}, {lease_expires_at} = {lease_end}
     """,
     "insert_lease": """
         INSERT INTO {table} ({id}, {version}, {created_at}, {fence},
             {lease_token}, {lease_owner}, {lease_trace}, {lease_acquired_at}, {lease_expires_at})
-        SELECT %(id)s{text}, 0, {now}, {fence_clock},
-            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {granted_at}, {later}
+        SELECT %(id)s{text}, 0, {now}, {first_fence},
+            %(token)s{text}, %(owner)s{text}, %(trace)s{text}, {lease_start}, {lease_end}
     """,
     "root_of_parent": """
         COALESCE((SELECT p.{root} FROM {table} p WHERE p.{id} = %(parent)s), %(parent)s{text}, %(id)s{text})
@@ -114,18 +120,18 @@ INSERT_LEASE = """
     RETURNING {grant}
 """
 
-RENEW = "UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} = %(id)s AND {mine}"
+RENEW = "UPDATE {table} SET {lease_expires_at} = {lease_end} WHERE {id} = %(id)s AND {mine}"
 # Of tokens, and their ids; passes over what somebody else works on.
 RENEW_EACH = {
     "postgresql": """
-        UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (
+        UPDATE {table} SET {lease_expires_at} = {lease_end} WHERE {id} IN (
             SELECT {id} FROM {table} WHERE {id} = ANY(%(ids)s{texts}) AND {lease_token} = ANY(%(tokens)s{texts})
                 AND {live}
             ORDER BY {id} FOR UPDATE SKIP LOCKED)
         RETURNING {lease_token}
     """,
     "sqlite": """
-        UPDATE {table} SET {lease_expires_at} = {later} WHERE {id} IN (SELECT value FROM JSON_EACH(%(ids)s))
+        UPDATE {table} SET {lease_expires_at} = {lease_end} WHERE {id} IN (SELECT value FROM JSON_EACH(%(ids)s))
             AND {lease_token} IN (SELECT value FROM JSON_EACH(%(tokens)s)) AND {live}
         RETURNING {lease_token}
     """,
@@ -135,7 +141,7 @@ GRANTED = "SELECT {grant} FROM {table} WHERE {id} = %(id)s AND {lease_token} = %
 STANDING = """
     SELECT CASE WHEN {lease_expires_at} > {now} THEN {lease_token} END, {version} FROM {table} WHERE {id} = %(id)s
 """
-READ = "SELECT {data_as_text} FROM {table} WHERE {id} = %(id)s"
+READ = "SELECT {stored} FROM {table} WHERE {id} = %(id)s"
 
 # Parent and root are those of the first write; an absent label stays as it is. The version comes last, see ACQUIRE.
 WRITE = """
@@ -153,7 +159,7 @@ WRITE_FIRST = """
     INSERT INTO {table} ({id}, {data}, {version}, {status}, {source}, {initiator}, {parent}, {root}, {fence},
         {created_at}, {written_at})
     SELECT %(id)s{text}, {json}, 1, %(status)s{text}, %(source)s{text}, %(initiator)s{text}, %(parent)s{text},
-        {root_of_parent}, {fence_clock}, {now}, {now}
+        {root_of_parent}, {first_fence}, {now}, {now}
     {unless_present}
 """
 

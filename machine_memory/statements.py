@@ -9,9 +9,10 @@ from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from machine_memory import sql
-from machine_memory.clock import OFFSET, host_microseconds
+from machine_memory.clock import OFFSET
 from machine_memory.contention import bounded_wait
 from machine_memory.encoding import decode
+from machine_memory.fences import host_microseconds
 from machine_memory.models import MachineRecord
 from machine_memory.records import Change, EncodedData, Grant
 
@@ -28,9 +29,11 @@ class Page:
             **{field.name: quote(str(field.column)) for field in MachineRecord._meta.concrete_fields},
             "table": quote(MachineRecord._meta.db_table),
             "now": sql.NOW[self.vendor],
-            "later": sql.LATER[self.vendor].format("%(ttl)s"),
-            "granted_at": sql.GRANTED_AT[self.vendor],
-            "fence_clock": sql.FENCE_CLOCK[self.vendor].format("%(clock)s"),
+            "lease_start": sql.LEASE_START[self.vendor],
+            "lease_end": sql.LEASE_END[self.vendor].format("%(ttl)s"),
+            "fence_clock": sql.FENCE_CLOCK[self.vendor].format("%(microseconds)s"),
+            "first_fence": sql.FIRST_FENCE[self.vendor].format("%(microseconds)s"),
+            "greatest": "MAX" if self.vendor == "sqlite" else "GREATEST",
             "bound_wait": sql.BOUND_WAIT,
             "without_waiting": sql.WITHOUT_WAITING,
             # Where the server binds parameters, each has one type: that of the first place where it stands.
@@ -39,11 +42,6 @@ class Page:
             "json": "%(data)s::json" if kind == "postgresql" else "%(data)s",
             "unless_present": "" if kind == "mariadb" else "WHERE TRUE ON CONFLICT DO NOTHING",
         }
-        self._names["data_as_text"] = self._names["data"] + self._names["text"]
-        greatest = "MAX" if kind == "sqlite" else "GREATEST"
-        # Of SQLite's, the clock alone: what was removed is of no concern to a row that is there.
-        clock = "%(clock)s" if kind == "sqlite" else self._names["fence_clock"]
-        self._names["next_fence"] = f"{greatest}({self._names['fence']} + 1, {clock})"
         for name, fragment in sql.FRAGMENTS.items():
             self._names[name] = self._fill(fragment)
         self.read = self._fill(sql.READ)
@@ -77,7 +75,7 @@ class Page:
     def _lease_change(self, release: bool, extends: bool) -> str:
         if release:
             return self._names["no_lease"] + ","
-        return self._fill("{lease_expires_at} = {later},") if extends else ""
+        return self._fill("{lease_expires_at} = {lease_end},") if extends else ""
 
     def _fill(self, text: str, **more: str) -> str:
         return " ".join(text.format(**self._names, **more).split())
@@ -110,7 +108,7 @@ class MachineStatements:
         page = self._page
         params = {"id": id, "token": token, "owner": owner, "ttl": OFFSET[page.vendor](ttl), "trace": trace}
         if page.vendor == "sqlite":
-            params["clock"] = host_microseconds()
+            params["microseconds"] = host_microseconds()
         with bounded_wait(self._connection) if page.vendor == "sqlite" else nullcontext():
             row = self._row(page.acquire, params)
             if row is None and page.insert_lease:
@@ -151,7 +149,7 @@ class MachineStatements:
 
     def write_first(self, change: Change) -> bool:
         try:
-            return self._count(self._page.write_first, _columns(change) | {"clock": host_microseconds()}) == 1
+            return self._count(self._page.write_first, _columns(change) | {"microseconds": host_microseconds()}) == 1
         except IntegrityError:
             if self.standing(change.id) is None:
                 raise

@@ -5,10 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connections, transaction
+from django.db.models import F
 from django.test import TestCase, override_settings
 
 from machine_memory import (
@@ -25,17 +28,18 @@ from machine_memory import (
     UnknownOutcome,
     VersionConflict,
     WriteError,
-    contention,
     sql,
     statements,
 )
 from machine_memory.clock import StoreTime
+from machine_memory.contention import is_contention, is_transient
 from machine_memory.contexts import held
 from machine_memory.models import MachineRecord
 from tests.conftest import Worker, databases, in_thread
 from tests.proxy import proxied
 from tests.stores import DatabaseStore, set_up
 
+TOKEN = "0123456789abcdef" * 2
 servers = pytest.mark.parametrize("database", databases("postgresql", "mariadb"), indirect=True)
 postgresql = pytest.mark.parametrize("database", databases("postgresql"), indirect=True)
 mariadb = pytest.mark.parametrize("database", databases("mariadb"), indirect=True)
@@ -78,7 +82,7 @@ def open_transaction(store: DatabaseStore, *, insert: str = "", update: str = ""
         with transaction.atomic(using=store.alias):
             try:
                 if insert:
-                    store.rows.insert(insert, {})
+                    store.rows._add(insert, {})
                 store.rows.filter(pk=update).update(status="touched")
             finally:
                 ready.set()
@@ -427,12 +431,6 @@ class TestErrors:
                 look("a")
         assert list(database.memory.held_locks()) == []
 
-    @pytest.mark.parametrize(("attribute", "code"), [("sqlstate", "55P03"), ("pgcode", "55P03")])
-    def test_contention_is_told_by_the_code_of_either_driver(self, attribute: str, code: str) -> None:
-        error = OperationalError()
-        error.__cause__ = type("DriversError", (Exception,), {attribute: code})()
-        assert contention.is_contention(error)
-
     @sqlite
     def test_a_busy_database_is_not_called_a_holder(self, database: DatabaseStore) -> None:
         with (
@@ -441,12 +439,6 @@ class TestErrors:
             database.memory.lease("a"),
         ):
             pass
-
-    def test_rows_can_be_made_in_bulk(self, database: DatabaseStore) -> None:
-        now = datetime.now(UTC)
-        rows = [MachineRecord(id=id, fence=1, created_at=now, data={"b": 1, "a": 2}, version=1) for id in "ab"]
-        database.rows.bulk_create(rows)
-        assert list(database.memory.read("a") or ()) == ["b", "a"]
 
     @pytest.mark.parametrize("stored", ["[1]", '"text"', "5"])
     def test_a_state_that_is_no_object_is_corrupt_and_a_write_mends_it(
@@ -544,6 +536,102 @@ class TestErrors:
         assert database.memory.read("a") == {"by": "test"}
 
 
+class TestCodes:
+    """What the drivers call the database's own code for an error."""
+
+    @pytest.mark.parametrize(
+        ("cause", "contention", "transient"),
+        [
+            ({"sqlstate": "55P03"}, True, True),
+            ({"pgcode": "55P03"}, True, True),
+            ({"pgcode": "40001"}, True, True),
+            ({"pgcode": "57P01"}, False, True),
+            ({"pgcode": "42501"}, False, False),
+            ({"pgcode": None}, False, True),
+            ({"sqlite_errorname": "SQLITE_BUSY_SNAPSHOT"}, True, True),
+            ({"sqlite_errorname": "SQLITE_FULL"}, False, False),
+            ({"args": (1205, "Lock wait timeout exceeded")}, True, True),
+            ({"args": (2006, "Server has gone away")}, False, True),
+            ({"args": (1054, "Unknown column")}, False, False),
+        ],
+        ids=str,
+    )
+    def test_each_is_understood(self, cause: dict[str, Any], contention: bool, transient: bool) -> None:
+        error = OperationalError("as Django raises it")
+        error.__cause__ = Exception()
+        for name, value in cause.items():
+            setattr(error.__cause__, name, value)
+
+        assert is_contention(error) is contention
+        assert is_transient(error) is transient
+
+
+class TestState:
+    """State in the terms of the ORM and of SQL."""
+
+    DATA = {"z": -0.0, "a": [1.0, 1, 1e23, 10**23, True, None, {"é": "", "b": 2, "B": "x"}]}
+
+    @pytest.fixture
+    def exactly(self, database: DatabaseStore) -> str:
+        database.memory.write("a", self.DATA)
+        return repr(self.DATA)
+
+    def test_the_orm_reads_it_as_it_was_written(self, database: DatabaseStore, exactly: str) -> None:
+        table = MachineRecord._meta.db_table
+        (in_sql,) = MachineRecord.objects.raw(f"SELECT id, data FROM {table}", using=database.alias)
+        for data in (
+            database.rows.get().data,
+            database.rows.values_list("data", flat=True).first(),
+            database.rows.values_list("data", flat=True).distinct().get(),
+            database.rows.annotate(copy=F("data")).values_list("copy", flat=True).get(),
+            database.rows.union(database.rows.all()).values_list("data", flat=True)[0],
+            in_sql.data,
+        ):
+            assert repr(data) == exactly
+
+    def test_the_orm_writes_it_as_it_is(self, database: DatabaseStore, exactly: str) -> None:
+        rows, now = database.rows, datetime.now(UTC)
+        rows.bulk_create(MachineRecord(id=id, data=self.DATA, fence=1, created_at=now) for id in ("b", "c", "d"))
+        machine = rows.get(pk="b")
+        machine.save(using=database.alias)
+        rows.filter(pk="c").update(data=self.DATA)
+        rows.bulk_update([MachineRecord(pk="d", data=self.DATA)], ["data"])
+
+        assert [repr(data) for data in rows.values_list("data", flat=True)] == [exactly] * 4
+        assert [repr(database.memory.read(id)) for id in "abc"] == [exactly] * 3
+
+    def test_it_can_be_searched(self, database: DatabaseStore, exactly: str) -> None:
+        rows = database.rows
+        database.memory.write("b", {"status": "new", "order": {"lines": [{"sku": "x"}], "total": 7}})
+        found = [
+            rows.filter(data__status="new"),
+            rows.filter(data__order__total__gte=7),
+            rows.filter(data__order__lines__0__sku="x"),
+            rows.filter(data__has_key="order"),
+            rows.filter(data={"status": "new", "order": {"lines": [{"sku": "x"}], "total": 7}}),
+            rows.filter(data__isnull=False).exclude(data__has_key="z"),
+            rows.filter(data__order__total__in=[7]).order_by("data__order__total"),
+        ]
+        if database.name != "sqlite":
+            found.append(rows.filter(data__contains={"status": "new"}))
+        assert [[machine.pk for machine in machines] for machines in found] == [["b"]] * len(found)
+        assert rows.values_list("data__order__total", flat=True).get(pk="b") == 7
+
+    def test_the_type_of_its_column_on_mysql_keeps_it_too(self) -> None:
+        mysql: Any = SimpleNamespace(vendor="mysql", mysql_is_mariadb=False)
+        assert MachineRecord._meta.get_field("data").db_type(mysql) == (
+            "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        )
+
+    @postgresql
+    def test_the_type_of_its_column_keeps_it(self, database: DatabaseStore, exactly: str) -> None:
+        table = MachineRecord._meta.db_table
+        assert execute(database.alias, f"SELECT pg_typeof(data)::text, data::text FROM {table}") == [
+            ("json", '{"z":-0.0,"a":[1.0,1,1e+23,100000000000000000000000,true,null,{"é":"","b":2,"B":"x"}]}')
+        ]
+        assert execute(database.alias, f"SELECT id FROM {table} WHERE data::jsonb @> %s", '{"z": 0}') == [("a",)]
+
+
 class TestClock:
     def test_the_clock_of_this_host_decides_nothing(
         self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
@@ -577,10 +665,30 @@ class TestClock:
             assert moment.tzinfo is UTC
             assert abs(moment - datetime.now(UTC)) < timedelta(seconds=5)
 
+    @pytest.mark.parametrize(
+        ("ttl", "milliseconds"), [(0.01, 10), (0.0101, 11), (0.1239, 124), (8.2, 8_200), (16.1, 16_100)]
+    )
+    @sqlite
+    def test_the_millisecond_that_has_begun_ends_no_lease_early(
+        self, database: DatabaseStore, ttl: float, milliseconds: int
+    ) -> None:
+        steps, times = database.steps, database.rows.values_list("lease_acquired_at", "lease_expires_at")
+        for id in map(str, range(10)):
+            asked_at = time.time()
+            assert steps.acquire(id, token=TOKEN, owner="o", ttl=ttl, trace=None)
+            acquired_at, expires_at = times.get(pk=id)
+            assert expires_at - acquired_at == timedelta(milliseconds=milliseconds)
+            assert expires_at.timestamp() >= asked_at + ttl
+
+            database.rows.filter(pk=id).update(lease_expires_at=StoreTime(60))
+            asked_at = time.time()
+            assert steps.renew(id, token=TOKEN, ttl=ttl)
+            assert times.get(pk=id)[1].timestamp() >= asked_at + ttl
+
     def test_an_expiry_equal_to_now_is_expired(self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
         noon = {"sqlite": "'2030-01-01 12:00:00'"}.get(database.name, "TIMESTAMP '2030-01-01 12:00:00'")
-        monkeypatch.setitem(sql.NOW, connections[database.alias].vendor, noon)
-        monkeypatch.setitem(sql.LATER, connections[database.alias].vendor, noon)
+        for texts in (sql.NOW, sql.LATER, sql.LEASE_START, sql.LEASE_END):
+            monkeypatch.setitem(texts, connections[database.alias].vendor, noon)
         monkeypatch.setattr(StoreTime, "as_sql", lambda *args, **context: (noon, ()))
         monkeypatch.setattr(statements, "_pages", {})
         worker = Worker(database.memory)
@@ -592,33 +700,67 @@ class TestClock:
         assert worker.lock("a") is True
         assert database.rows.free().count() == 0
 
-    @sqlite
-    def test_no_lease_ends_before_its_holder_says_so(self, database: DatabaseStore) -> None:
-        for number in range(100):
-            with database.memory.lease(f"a{number}", ttl=0.2505) as lease:
-                ((until,),) = execute("default", f"SELECT lease_expires_at FROM {table()} WHERE id = %s", lease.id)
-                at_the_most = time.time() + lease.remaining
-                assert until.replace(tzinfo=UTC).timestamp() >= at_the_most - 0.0001
-
-    @sqlite
-    def test_a_fence_grows_also_where_the_hosts_clock_is_set_back(
-        self, database: DatabaseStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        clock, fences = time.time_ns, []
-        for hours in (0, -1, -2):
-            monkeypatch.setattr(time, "time_ns", lambda shift=hours: clock() + shift * 3600 * 10**9)
-            with database.memory.lease("a") as lease:
-                fences.append(lease.fence)
-                lease.write({})
-                if hours == -1:
-                    database.memory.cleanup("a")
-                else:
-                    database.rows.filter(pk="a").delete()
-        assert fences == sorted(set(fences))
-
 
 def table() -> str:
     return str(MachineRecord._meta.db_table)
+
+
+class TestFences:
+    @pytest.fixture
+    def set_back(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        now = time.time_ns
+        return lambda: monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600_000_000_000)
+
+    @sqlite
+    def test_they_grow_while_the_clock_of_the_host_is_set_back(
+        self, database: DatabaseStore, set_back: Callable[[], None]
+    ) -> None:
+        memory, rows = database.memory, database.rows
+        fences: list[int] = []
+
+        def lease_and_force_and_write() -> None:
+            with memory.lease("a") as lease:
+                fences.append(lease.fence)
+                memory.force_unlock("a")
+            fences.append(rows.get().fence)
+            rows.all().delete()
+            memory.write("a", {}, metadata=Metadata(status="done"))
+            fences.append(rows.get().fence)
+
+        def purge() -> None:
+            database.age("a", 60)
+            memory.purge_machines(status="done", idle=1)
+
+        def purge_leases() -> None:
+            database.steps.acquire("a", token=TOKEN, owner="o", ttl=60, trace=None)
+            rows.update(version=0)
+            database.expire("a")
+            memory.purge_expired_locks()
+
+        def flush() -> None:
+            call_command("flush", database="default", interactive=False, verbosity=0)
+
+        lease_and_force_and_write()
+        set_back()
+        for remove in (lambda: memory.cleanup("a"), purge, purge_leases, flush):
+            remove()
+            assert database.count() == 0
+            lease_and_force_and_write()
+        assert fences == sorted(set(fences))
+
+    @sqlite
+    def test_what_keeps_them_is_there_after_every_migration(self, database: DatabaseStore) -> None:
+        kept = "SELECT name FROM sqlite_master WHERE name LIKE 'machine_memory%%' ORDER BY name"
+        names = execute("default", kept)
+        assert {("machine_memory_fence",), ("machine_memory_removal",)} <= set(names)
+
+        call_command("migrate", "machine_memory", "zero", verbosity=0)
+        assert execute("default", kept) == []
+        call_command("migrate", "machine_memory", verbosity=0)
+        assert execute("default", kept) == names
+        execute("default", "DROP TRIGGER machine_memory_removal")  # As where a migration makes the table anew.
+        call_command("migrate", "machine_memory", verbosity=0)
+        assert execute("default", kept) == names
 
 
 class Elsewhere:
@@ -673,42 +815,3 @@ def test_what_lists_machines_has_an_index(database: DatabaseStore, query: Any, i
     if database.name == "postgresql":
         execute(database.alias, "RESET enable_seqscan")
     assert index in plan
-
-
-@postgresql
-def test_a_crowd_of_leases_does_not_lead_away_from_the_key(database: DatabaseStore) -> None:
-    database.memory.write("a", {"n": 1})
-    execute(database.alias, f"ALTER TABLE {table()} SET (autovacuum_enabled = false)")
-    execute(database.alias, f"ANALYZE {table()}")  # In a quieter hour, before the others came.
-    execute(
-        database.alias,
-        f"INSERT INTO {table()} (id, version, created_at, fence, lease_token, lease_expires_at)"
-        " SELECT 'crowd ' || n, 0, now(), n, 't' || n, now() + interval '1 hour' FROM generate_series(1, 5000) AS n",
-    )
-    plans: list[str] = []
-
-    def explain(run: Any, query: str, params: Any, many: bool, context: Any) -> Any:
-        if MachineRecord._meta.db_table in query and query.split(maxsplit=1)[0] in (
-            "SELECT",
-            "UPDATE",
-            "DELETE",
-            "WITH",
-        ):
-            with context["connection"].wrap_database_errors, context["connection"].connection.cursor() as cursor:
-                cursor.execute(f"EXPLAIN {query}", params)
-                plans.append(f"{query}\n" + "\n".join(row[0] for row in cursor.fetchall()))
-        return run(query, params, many, context)
-
-    with connections[database.alias].execute_wrapper(explain):
-        with database.memory.lease("a") as lease:
-            lease.write({"n": 2})
-            lease.renew()
-            assert database.memory.lock("a") is False
-            assert Worker(database.memory).unlock("a") is False
-            lease.commit({"n": 3})
-        with database.memory.lease("a"):
-            database.memory.cleanup("a")
-    assert len(plans) >= 8
-    for plan in plans:
-        assert "machine_lease" not in plan.partition("\n")[2], plan
-    execute(database.alias, f"ALTER TABLE {table()} RESET (autovacuum_enabled)")

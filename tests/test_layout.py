@@ -21,7 +21,7 @@ FLOORS = [
     {"validation"},
     {"encoding"},
     {"sql", "lua", "telemetry"},
-    {"clock", "contention", "fields", "redis_client"},
+    {"clock", "contention", "fences", "fields", "redis_client"},
     {"models", "lease"},
     {"statements", "purge", "backends.primitives"},
     {"backends.steps"},

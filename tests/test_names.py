@@ -1,50 +1,91 @@
-"""No name of ours covers one of Django's that was not made to be."""
+"""No name of this package's takes one of Django's by accident: what does so is a hook, and is listed here."""
 
 import inspect
-from typing import Any
+import pkgutil
+import re
+from contextlib import suppress
+from importlib import import_module
 
 import pytest
-from django.contrib.admin import ModelAdmin
+from django.db.models import Manager
 
-from machine_memory import admin, clock, fields, models
-from machine_memory.admin import columns, lists, release, window
+import machine_memory
+from machine_memory.models import MachineQuerySet
 
 HOOKS = {
-    # Of expressions and fields.
-    *("as_sql", "output_field", "db_type", "db_parameters", "select_format", "from_db_value", "get_db_prep_value"),
-    *("deconstruct", "create_sql"),
-    # Of models.
-    *("Meta", "objects", "DoesNotExist", "MultipleObjectsReturned", "NotUpdated", "id"),
-    # Of the admin.
-    *("Media", "media", "actions", "list_display", "list_display_links", "list_filter", "ordering", "sortable_by"),
-    *("paginator", "show_full_result_count", "show_facets", "list_max_show_all", "search_fields", "search_help_text"),
-    *("has_add_permission", "has_change_permission", "has_delete_permission", "has_view_permission", "get_urls"),
-    *("get_queryset", "get_search_results", "get_ordering", "get_sortable_by", "get_object", "get_fieldsets"),
-    *("get_readonly_fields", "changelist_view", "change_view", "lookup_allowed", "get_list_filter", "history_view"),
-    # Of filters, forms and pages.
-    *("title", "parameter_name", "template", "lookups", "choices", "queryset", "count", "base_fields"),
-    *("declared_fields", "expected_parameters", "has_output"),
-    "_get_page",  # Called between the slice of a page and the page; without it each list would be written anew.
+    "AppConfig": "name verbose_name ready",
+    "BaseCommand": "help requires_system_checks create_parser add_arguments handle",
+    "CharField": "db_type db_parameters",
+    "Form": "base_fields declared_fields media",  # Django's own metaclass makes them.
+    "Func": "as_sql output_field",
+    "Index": "create_sql deconstruct",
+    "JSONField": "db_type from_db_value get_db_prep_value get_lookup get_transform select_format",
+    "ModelAdmin": """
+        actions list_display list_display_links list_filter list_max_show_all lookup_allowed ordering paginator search_fields
+        search_help_text show_facets show_full_result_count sortable_by change_view changelist_view get_fieldsets
+        get_object get_ordering get_queryset get_readonly_fields get_search_results get_sortable_by get_urls
+        has_add_permission has_change_permission has_delete_permission has_view_permission media
+    """,
+    "Paginator": "count _get_page",
+    "SimpleListFilter": "title parameter_name template lookups choices queryset",
 }
-"""What Django says may be filled in, and one more."""
-OURS = [
-    thing
-    for module in (admin, columns, lists, release, window, clock, fields, models)
-    for thing in vars(module).values()
-    if inspect.isclass(thing) and thing.__module__.startswith("machine_memory")
-]
+"""By class of Django's, what this package means to replace of it."""
 
 
-@pytest.mark.parametrize("ours", OURS, ids=lambda ours: ours.__name__)
-def test_names_are_our_own(ours: type[Any]) -> None:
-    theirs = {
-        name
-        for base in (*ours.__mro__, *((ModelAdmin,) if ours is columns.Columns else ()))
-        if base.__module__.startswith("django")
-        for name in vars(base)
+def classes() -> list[type]:
+    """Return the classes of this package that inherit from one of Django's."""
+    found = set()
+    for module in pkgutil.walk_packages(machine_memory.__path__, "machine_memory."):
+        if ".migrations" not in module.name:
+            found |= {kind for kind in vars(import_module(module.name)).values() if isinstance(kind, type)}
+    return sorted((kind for kind in found if is_ours(kind) and any(map(is_djangos, kind.__mro__))), key=str)
+
+
+def is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("machine_memory")
+
+
+def is_djangos(kind: type) -> bool:
+    return kind.__module__.startswith("django.")
+
+
+def names(kind: type) -> set[str]:
+    """Return the names that a class has by its own definition, those of its instances among them."""
+    found = set(vars(kind))
+    with suppress(OSError):  # A class that is made while the program runs has no source.
+        found.update(re.findall(r"^ +self\.(\w+)(?:: [^=\n]+)? = ", inspect.getsource(kind), re.MULTILINE))
+    return {name for name in found if not (name.startswith("__") and name.endswith("__"))}
+
+
+def taken(kind: type, *more: type) -> set[str]:
+    ours = {name for base in kind.__mro__ if is_ours(base) for name in names(base)}
+    return ours & {name for base in (*kind.__mro__, *more) if is_djangos(base) for name in names(base)}
+
+
+@pytest.mark.parametrize("kind", classes(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_only_hooks_are_replaced(kind: type) -> None:
+    django = next(base for base in kind.__mro__ if is_djangos(base))
+
+    assert taken(kind) <= set(HOOKS.get(django.__name__, "").split()), f"rename it, or list it below {django.__name__}"
+
+
+def test_the_manager_loses_nothing_to_the_vocabulary() -> None:
+    assert taken(MachineQuerySet, *Manager.__mro__) == set()
+
+
+def test_every_hook_that_is_listed_is_one() -> None:
+    replaced: dict[str, set[str]] = {}
+    for kind in classes():
+        django = next(base for base in kind.__mro__ if is_djangos(base))
+        replaced.setdefault(django.__name__, set()).update(taken(kind))
+    assert {name: hooks for name, hooks in replaced.items() if hooks} == {
+        name: set(hooks.split()) for name, hooks in HOOKS.items()
     }
-    own = {name for name in vars(ours) if not (name.startswith("__") and name.endswith("__"))}
-    generated = {"_meta", "_default_manager", "_base_manager"} | {
-        name for name in own if name.startswith(("get_next_by", "get_previous_by"))
-    }
-    assert sorted((own & theirs) - HOOKS - generated) == []
+
+
+def test_a_name_that_is_taken_is_found() -> None:
+    class Careless(MachineQuerySet):
+        def _insert(self) -> None: ...
+
+    Careless.__module__ = MachineQuerySet.__module__
+    assert taken(Careless) == {"_insert"}

@@ -28,18 +28,18 @@ def encode(data: object) -> EncodedData:
 
 @given(states)
 @example({"e+": 1e23, "x": ['"1e+5"', -1e300, "\\"]})
-def test_json_values_read_back_equal(data: dict[str, Any]) -> None:
-    assert json.loads(encoding.encode(data, max_bytes=10**6, max_depth=30)) == data
+def test_json_values_read_back_as_they_were(data: dict[str, Any]) -> None:
+    assert repr(json.loads(encoding.encode(data, max_bytes=10**6, max_depth=30))) == repr(data)
 
 
 @pytest.mark.django_db(databases=[DATABASES[name] for name in TESTED])
 @settings(max_examples=100, deadline=None)
 @given(data=states)
-def test_json_values_read_back_equal_from_every_database(data: dict[str, Any]) -> None:
+def test_json_values_read_back_as_they_were_from_every_database(data: dict[str, Any]) -> None:
     for name in TESTED:
         memory = DatabaseStore(name).memory
         memory.write("a", data)
-        assert memory.read("a") == data
+        assert repr(memory.read("a")) == repr(data)
 
 
 @given(states, st.integers(1, 200))

@@ -104,11 +104,11 @@ class DatabaseMachineMemory(BaseMachineMemory):
             return None  # The store is down, as the caller is about to be told.
 
     def _holder_trace(self, id: str) -> str | None:
-        trace: str | None = self._machines.held().filter(pk=id).values_list("lease_trace", flat=True).first()
+        trace: str | None = self._machines.live().filter(pk=id).values_list("lease_trace", flat=True).first()
         return trace
 
     def _holder(self, id: str) -> LockInfo | None:
-        columns = self._machines.held().filter(pk=id).values("id", "fence", **LOCK_INFO_COLUMNS).first()
+        columns = self._machines.filter(pk=id).live().values("id", "fence", **LOCK_INFO_COLUMNS).first()
         return LockInfo(**self._in_utc(dict(columns))) if columns else None
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
@@ -141,7 +141,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
                     continue
                 renewed |= done
                 if rest := some.keys() - done:
-                    over |= rest - set(machines.of(some).held().values_list("lease_token", flat=True))
+                    over |= rest - set(machines.of(some).live().values_list("lease_token", flat=True))
         return renewed, over
 
     def _release_each(self, leases: "Collection[Lease]") -> set[str]:

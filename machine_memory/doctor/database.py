@@ -29,7 +29,7 @@ IDS = {
 
 
 def probes(memory: DatabaseMachineMemory) -> Iterator[tuple[str, Probe]]:
-    connection = memory._mend_connection()
+    connection = memory._connection
     for check, probe in {**FIRST, **OF_VENDOR[connection.vendor], **LAST}.items():
         yield check, partial(probe, connection)
 
@@ -145,7 +145,7 @@ def migrations(connection: BaseDatabaseWrapper) -> Iterator[Verdict]:
 def ids(connection: BaseDatabaseWrapper) -> Iterator[Verdict]:
     machines, prefix = MachineRecord.objects.using(connection.alias), PREFIX + secrets.token_hex(8)
     with transaction.atomic(using=connection.alias):
-        merged = [difference for difference, end in IDS.items() if not machines.insert(prefix + end, {})]
+        merged = [difference for difference, end in IDS.items() if not machines._add(prefix + end, {})]
         transaction.set_rollback(True, using=connection.alias)
     if merged:
         yield (

@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 ("id", machine_memory.fields.ExactCharField(max_length=512, primary_key=True, serialize=False)),
                 (
                     "data",
-                    machine_memory.fields.DataField(help_text="The state; null until the first write.", null=True),
+                    machine_memory.fields.StateField(help_text="The state; null until the first write.", null=True),
                 ),
                 ("version", models.BigIntegerField(default=0, help_text="Counts the accepted writes.")),
                 ("status", machine_memory.fields.ExactCharField(max_length=255, null=True)),
