@@ -16,9 +16,10 @@ from django.utils.connection import ConnectionDoesNotExist
 from machine_memory import clock, contention, validation
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import Contended, UnknownGrant, refusal, reply_lost
-from machine_memory.exceptions import InvalidConfiguration, LockInTransaction, WriteError
+from machine_memory.exceptions import InvalidConfiguration, WriteError
 from machine_memory.problems import problem
 from machine_memory.records import Change, Grant, Joined, LockInfo, PurgeResult, Record, Retention
+from machine_memory.transactions import JoinedTransaction, in_transaction, is_of_a_test, refuse_in_transaction
 from machine_memory.validation import quoted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
                     return 1
                 _refuse_unless_open(steps, change.id, change.token, change.expected_version)
         except Error as failure:
-            if _in_transaction(connection):
+            if in_transaction(connection):
                 raise  # What becomes of it is decided with the caller's transaction.
             if _is_lost(session, connection):
                 raise reply_lost("write", change.id) from failure
@@ -82,7 +83,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
     def _acquire(self, id: str, *, token: str, owner: str, ttl: float, trace: str | None) -> Grant | None:
         connection = self._mend_connection()
         steps, session = self._steps(connection), connection.connection
-        _refuse_in_transaction(connection, "Locking", id)
+        refuse_in_transaction(connection, "Locking", id)
         try:
             return steps.acquire(id, token=token, owner=owner, ttl=ttl, trace=trace)
         except Error as failure:
@@ -113,7 +114,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _renew(self, id: str, *, token: str, ttl: float) -> bool:
         connection = self._mend_connection()
-        _refuse_in_transaction(connection, "Renewing the lease of", id)
+        refuse_in_transaction(connection, "Renewing the lease of", id)
         return self._steps(connection).renew(id, token=token, ttl=ttl)
 
     def _release(self, id: str, *, token: str | None) -> bool:
@@ -168,7 +169,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
             if not machines.remove(id, token=token) and machines.filter(pk=id).exists():
                 _refuse_unless_open(machines, id, token, None)
         except Error as failure:
-            if not _in_transaction(connection) and _is_lost(session, connection):
+            if not in_transaction(connection) and _is_lost(session, connection):
                 raise reply_lost("cleanup", id) from failure
             raise
 
@@ -217,22 +218,22 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return isinstance(failure, Error) and contention.is_transient(failure) and not self._in_transaction()
 
     def _in_transaction(self) -> bool:
-        return _in_transaction(self._connection)
+        return in_transaction(self._connection)
 
     def _joined(self, latest: Joined | None) -> Joined | None:
         connection = self._connection
         # Without autocommit nobody is told of a commit, nor in a TestCase, whose transaction is to go unnoticed.
-        if not connection.in_atomic_block or _is_of_a_test(connection):
+        if not connection.in_atomic_block or is_of_a_test(connection):
             return None
-        if isinstance(latest, _Joined) and latest.is_of(connection):
+        if isinstance(latest, JoinedTransaction) and latest.is_of(connection):
             return latest
-        return _Joined(connection)
+        return JoinedTransaction(connection)
 
     def _start_afresh(self) -> None:
         connection = self._connection
         if connection.in_atomic_block:
             connection.needs_rollback = True
-        elif not _in_transaction(connection):
+        elif not in_transaction(connection):
             connection.close()
 
     def _close(self) -> None:
@@ -262,7 +263,7 @@ class DatabaseMachineMemory(BaseMachineMemory):
         """Return the connection of this thread, opened; one that has had an error and is broken is closed before."""
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
-        if connection.errors_occurred and connection.connection and not _in_transaction(connection):
+        if connection.errors_occurred and connection.connection and not in_transaction(connection):
             if not connection.is_usable():
                 connection.close()
             connection.errors_occurred = False
@@ -289,62 +290,15 @@ class DatabaseMachineMemory(BaseMachineMemory):
         return columns | {name: clock.as_utc(value, self._connection) for name, value in times.items()}
 
 
-class _Joined:
-    """A transaction of the caller's, or the savepoint in it, that a step has joined."""
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        self._connection = connection
-        self._savepoints = tuple(connection.savepoint_ids)
-        self._is_committed = False
-        connection.on_commit(self._commit)
-
-    def is_of(self, connection: BaseDatabaseWrapper) -> bool:
-        """Say whether what a step does now will be settled with it."""
-        here = connection is self._connection and tuple(connection.savepoint_ids) == self._savepoints
-        return here and self.committed is None
-
-    @property
-    def committed(self) -> bool | None:
-        if self._is_committed:
-            return True
-        # A rollback is told by nothing but this: what should happen after the commit is forgotten.
-        is_open = any(hook == self._commit for _, hook, *_ in self._connection.run_on_commit)
-        return None if is_open else False
-
-    def _commit(self) -> None:
-        self._is_committed = True
-
-
 def _batches(ids: dict[str, str], size: int) -> Iterator[dict[str, str]]:
     rest = iter(ids.items())
     while some := dict(islice(rest, size)):
         yield some
 
 
-def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    return connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
-
-
 def _is_lost(session: object, connection: BaseDatabaseWrapper) -> bool:
     # After an error at the end of a transaction Django may have opened another one already.
     return connection.connection is not session or not connection.is_usable()
-
-
-def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
-    """Say whether a TestCase alone has opened what is open, which does not count, as for Django's own `durable`."""
-    blocks = connection.atomic_blocks
-    return bool(blocks) and all(getattr(block, "_from_testcase", False) for block in blocks)
-
-
-def _refuse_in_transaction(connection: BaseDatabaseWrapper, what: str, id: str) -> None:
-    if connection.get_autocommit() or _is_of_a_test(connection):
-        return
-    raise LockInTransaction(
-        f"{what} {quoted(id)} inside an open transaction of the database {connection.alias!r} is refused: nobody else"
-        " would see the lease before the commit, and a rollback would end it unnoticed. Lock outside of the"
-        " transaction, exempt the view from ATOMIC_REQUESTS with `transaction.non_atomic_requests`, or give the memory"
-        " a second alias of the same database as `using`."
-    )
 
 
 def _refuse_unless_open(

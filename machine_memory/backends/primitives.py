@@ -43,6 +43,10 @@ class MemoryPrimitives(ABC):
     alias = "-"
     """The name of this memory in the settings, if it has one."""
 
+    @abstractmethod
+    def _logged(self, id: str) -> str:
+        """Return the name of a machine for logs."""
+
     @property
     def system(self) -> str | None:
         """OpenTelemetry's name of the database, if it is one."""

@@ -1,13 +1,11 @@
 """What the verbs and the leases share: options, checks, translation of failures, retries of reads."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
-from types import NoneType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import tenacity
 from asgiref.sync import sync_to_async
@@ -15,11 +13,12 @@ from asgiref.sync import sync_to_async
 from machine_memory import encoding, validation
 from machine_memory import exceptions as errors
 from machine_memory.backends.primitives import Contended, MemoryPrimitives, UnknownGrant, lock_lost
+from machine_memory.backends.step import Step, ending, is_taken_here
 from machine_memory.contexts import forget, held
 from machine_memory.keeper import keeper
 from machine_memory.lease import Lease
 from machine_memory.records import Change, EncodedData, Metadata
-from machine_memory.telemetry import REFUSALS, Operation
+from machine_memory.telemetry import Operation
 from machine_memory.validation import quoted
 
 logger = logging.getLogger("machine_memory")
@@ -227,7 +226,7 @@ class MemorySteps(MemoryPrimitives):
             forget(lease)
             lease = None
         try:
-            if lease is not None and self._is_busy:
+            if lease is not None and is_taken_here():
                 keeper.give_back(lease)
                 return False
             with ending(lease), self._operation("unlock", id, errors.LockError) as operation:
@@ -266,76 +265,16 @@ class MemorySteps(MemoryPrimitives):
         """Return the name of a machine for logs, which is as private there as on spans."""
         return quoted(id) if self.telemetry_ids else "a machine"
 
-    @property
-    def _is_busy(self) -> bool:
-        """Whether a signal handler or a finalizer asks, while this thread is in the middle of another step."""
-        return getattr(_steps, "are_taken", False)
-
     def _operation(
         self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None, *, yields: bool = False
-    ) -> "_Step":
+    ) -> Step:
         """Return what to take a step in. ``yields``: it calls the caller back, who may take others meanwhile."""
-        return _Step(self, name, id, error, verb or name, busy=not yields)
+        shown_id = id if self.telemetry_ids else None
+        return Step(self, name, id, shown_id, error, verb or name, busy=not yields)
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
         return await sync_to_async(verb)(*args, **kwargs)
-
-
-_steps = threading.local()
-"""Whether this thread is in the middle of one: ``are_taken``."""
-
-
-class _Step(Operation):
-    """An operation that raises an error of this package in the place of a driver's."""
-
-    __slots__ = ("_before", "_busy", "_error", "_id", "_steps", "_verb")
-
-    def __init__(
-        self, memory: MemorySteps, name: str, id: str, error: type[errors.StoreError], verb: str, *, busy: bool
-    ) -> None:
-        super().__init__(name, memory, id if memory.telemetry_ids else None)
-        self._steps, self._id, self._error, self._verb, self._busy = memory, id, error, verb, busy
-
-    def __enter__(self) -> Self:
-        self._before = getattr(_steps, "are_taken", False)
-        _steps.are_taken = self._busy
-        try:
-            return super().__enter__()
-        except BaseException:
-            _steps.are_taken = self._before
-            raise
-
-    def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
-        _steps.are_taken = self._before
-        if isinstance(failure, REFUSALS) and self._error is errors.WriteError:
-            outcome = self.refused(failure)
-            logger.warning("refused to %s %s: %s", self._verb, self._steps._logged(self._id), outcome)
-        if not isinstance(failure, self._steps.failures):
-            if not isinstance(failure, (errors.MachineMemoryError, NoneType)):
-                self._steps._start_afresh()  # It may have come between a question and its answer.
-            self.end(failure)
-            return
-        try:
-            raise self._error(
-                f"The store failed to {self._verb} {quoted(self._id)} ({type(failure).__name__})."
-            ) from failure
-        except errors.StoreError as error:
-            self.end(error)
-            raise
-
-
-@contextmanager
-def ending(lease: Lease | None) -> Iterator[None]:
-    """Tell the keeper that a lease may end meanwhile, and not be lost by that."""
-    if lease is None:
-        yield
-        return
-    lease._is_stepping = True
-    try:
-        yield
-    finally:
-        lease._is_stepping = False
 
 
 def _after(failure: Exception, primitive: Callable[P, T]) -> Callable[P, T]:

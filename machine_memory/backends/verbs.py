@@ -6,7 +6,8 @@ from typing import Any
 
 from machine_memory import exceptions as errors
 from machine_memory import validation
-from machine_memory.backends.steps import MemorySteps, Seconds, as_state, ending, token_of, waiting
+from machine_memory.backends.step import ending
+from machine_memory.backends.steps import MemorySteps, Seconds, as_state, token_of, waiting
 from machine_memory.contexts import held, hold
 from machine_memory.lease import Lease, LeaseBlock
 from machine_memory.records import LockInfo, Metadata, PurgeResult, Record, Retention
