@@ -23,8 +23,8 @@ HOOKS = {
     "ModelAdmin": """
         actions list_display list_display_links list_filter list_max_show_all lookup_allowed ordering paginator
         search_fields search_help_text show_facets show_full_result_count sortable_by change_view changelist_view
-        get_fieldsets get_object get_ordering get_queryset get_readonly_fields get_search_results get_sortable_by get_urls
-        has_add_permission has_change_permission has_delete_permission has_view_permission media
+        get_fieldsets get_object get_ordering get_queryset get_readonly_fields get_search_results get_sortable_by
+        get_urls has_add_permission has_change_permission has_delete_permission has_view_permission media
     """,
     "PathConverter": "regex to_python to_url",
     "Paginator": "count _get_page",

@@ -29,10 +29,10 @@ class Step(Operation):
         memory: MemoryPrimitives,
         name: str,
         id: str,
-        shown_id: str | None,
         error: type[errors.StoreError],
         verb: str,
         *,
+        shown_id: str | None,
         busy: bool,
     ) -> None:
         super().__init__(name, memory, shown_id)

@@ -270,7 +270,7 @@ class MemorySteps(MemoryPrimitives):
     ) -> Step:
         """Return what to take a step in. ``yields``: it calls the caller back, who may take others meanwhile."""
         shown_id = id if self.telemetry_ids else None
-        return Step(self, name, id, shown_id, error, verb or name, busy=not yields)
+        return Step(self, name, id, error, verb or name, shown_id=shown_id, busy=not yields)
 
     async def _hop(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a verb for a coroutine: once to a thread and back, however many statements it takes."""
