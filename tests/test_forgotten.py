@@ -25,7 +25,7 @@ stores = pytest.mark.parametrize("store", ["simple", *databases(forms=("",)), *r
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "store", ["simple", *(databases(forms=("",)) if LARGE else ()), *redis_servers()[:1]], indirect=True
+    "store", ["simple", *([*databases(forms=("",)), *redis_servers()[:1]] if LARGE else [])], indirect=True
 )
 def test_they_do_not_pile_up_and_a_zombie_among_the_latest_is_told(store: Store) -> None:
     with Actor(store.alias) as actor:
