@@ -1,5 +1,6 @@
 """State that something else wrote, deeper than Python follows: corrupt, and no reason to keep a lease."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,15 @@ from tests.stores import DatabaseStore, RedisStore, Store
 from tests.test_database import execute
 
 DEEP = '{"a":' * 2000 + "1" + "}" * 2000
+
+
+def is_followed() -> bool:
+    """Return whether this Python reads JSON that is so deep: how deep differs from one to the next."""
+    try:
+        json.loads(DEEP)
+    except RecursionError:
+        return False
+    return True
 
 
 def put(store: Store, id: str, text: str) -> None:
@@ -25,6 +35,7 @@ def put(store: Store, id: str, text: str) -> None:
         machines._machines[id].data = text
 
 
+@pytest.mark.skipif(is_followed(), reason="this Python reads JSON that is so deep")
 # MariaDB stores nothing so deep, as it checks that a column of JSON is valid.
 @pytest.mark.parametrize("store", ["simple", *databases("sqlite", "postgresql"), *redis_servers()], indirect=True)
 class TestDeeplyNested:
