@@ -190,7 +190,7 @@ class Keeper:
     def _lose(self, lease: "Lease", error: BaseException | None) -> None:
         self.drop(lease)
         cause = type(error.__cause__ or error).__name__ if error else "LockLost"
-        lease._lose(f"could not be kept alive ({type(error).__name__ if error else cause})")
+        lease._lost = f"could not be kept alive ({type(error).__name__ if error else cause})"
         # Of a failing store the kind is enough, and what its driver says may quote rows.
         logger.warning("lost the lease of %s: it could not be kept alive (%s)", lease._memory._logged(lease.id), cause)
 

@@ -49,7 +49,9 @@ _Undo = tuple[tuple[Joined, _Standing], ...]
 class Lease:
     """A live lease of a machine. Whoever has the object is the holder, in whatever thread or task of this process."""
 
-    def __init__(self, memory: "MemorySteps", id: str, ttl: float, *, keep_alive: bool = False) -> None:
+    def __init__(
+        self, memory: "MemorySteps", id: str, ttl: float, *, keep_alive: bool = False, shows_data: bool = True
+    ) -> None:
         self.id = id
         self.owner = describe_owner()
         self.fence = 0
@@ -63,6 +65,8 @@ class Lease:
         self._granted_at: float | None = None
         self._lost: str | None = None
         self._keep_alive = keep_alive
+        self._shows_data = shows_data
+        """Whether anybody has the object: what nobody can ask for is not kept."""
         self._is_stepping = False
         """Whether a step that may end it is on its way to the store."""
         self._contended: str | None = None
@@ -182,10 +186,6 @@ class Lease:
         """Whether this process took it, and not the one that it was forked from."""
         return self._process == os.getpid()
 
-    @property
-    def _was_granted(self) -> bool:
-        return self._granted_at is not None
-
     def _is_live(self) -> bool:
         return self._over is None and self.remaining > 0
 
@@ -196,7 +196,7 @@ class Lease:
 
     def _grant(self, grant: Grant, asked_at: float) -> None:
         self.fence = grant.fence
-        self._state = (_Standing(grant.text, grant.version), ())
+        self._state = (_Standing(grant.text if self._shows_data else None, grant.version), ())
         self._term = _Term(self.ttl, asked_at + self.ttl)
         self._granted_at = time.monotonic()
         telemetry.instruments.granted(self)
@@ -213,7 +213,8 @@ class Lease:
 
     def _wrote(self, text: EncodedData, version: int, asked_at: float) -> None:
         self._lost = None
-        self._change(_Standing(text, version, promised=asked_at + self.ttl if self._keep_alive else 0.0))
+        shown = text if self._shows_data else None
+        self._change(_Standing(shown, version, promised=asked_at + self.ttl if self._keep_alive else 0.0))
         keeper.note(self)
 
     def _end(self, reason: str) -> None:
@@ -225,13 +226,10 @@ class Lease:
             keeper.drop(self)
             forget(self)
 
-    def _lose(self, reason: str) -> None:
-        self._lost = reason
-
     def _abandon(self) -> None:
         """Have it given back in the background, as whoever would do so is going. Twice does no harm."""
         self._is_unwanted = True
-        if self._was_granted and self._is_own and not (self._is_given_back and self._is_settled):
+        if self._granted_at is not None and self._is_own and not (self._is_given_back and self._is_settled):
             keeper.give_back(self)
 
     def _settled(self) -> tuple[_Standing, _Undo]:

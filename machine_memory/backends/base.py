@@ -27,7 +27,7 @@ class BaseMachineMemory(MemoryVerbs):
 
     async def alock(self, id: str, *, ttl: Seconds | None = None) -> bool:
         """See ``lock``. The task that awaits it is the holder: prefer ``alease`` where others wrap it in a task."""
-        lease = Lease(self, validation.machine_id(id), self._ttl(ttl))
+        lease = Lease(self, validation.machine_id(id), self._ttl(ttl), shows_data=False)
         try:
             if not await self._hop(self._take, lease):
                 return False

@@ -261,6 +261,8 @@ class DatabaseMachineMemory(BaseMachineMemory):
 
     def _mend_connection(self) -> BaseDatabaseWrapper:
         """Return the connection of this thread, opened; one that has had an error and is broken is closed before."""
+        from machine_memory import models  # noqa: F401, PLC0415  # Says what is missing, before anything is asked.
+
         connection = self._connection
         # A healthy one stays, also where CONN_MAX_AGE is 0: opening one costs more than the whole cycle.
         if connection.errors_occurred and connection.connection and not in_transaction(connection):

@@ -1,7 +1,6 @@
 """Memory in this process: for development and tests."""
 
 import asyncio
-import json
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from django.core.checks import CheckMessage
 from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.primitives import refusal
 from machine_memory.backends.steps import P, T
+from machine_memory.encoding import decode
 from machine_memory.problems import problem
 from machine_memory.records import Change, EncodedData, Grant, LockInfo, Metadata, PurgeResult, Record, Retention
 
@@ -76,16 +76,17 @@ class SimpleMachineMemory(BaseMachineMemory):
     def _read(self, id: str) -> object:
         with self._mutex:
             machine = self._machines.get(id)
-        return json.loads(machine.data) if machine else None
+        return decode(machine.data) if machine else None
 
     def _record(self, id: str) -> Record | None:
         with self._mutex:
             machine = self._machines.get(id)
             if machine is None or not machine.version:
                 return None
+            data: Any = decode(machine.data)
             return Record(
                 id=id,
-                data=json.loads(machine.data),
+                data=data,
                 version=machine.version,
                 fence=machine.fence,
                 status=machine.metadata.status,

@@ -108,7 +108,7 @@ class MemorySteps(MemoryPrimitives):
             keeper.give_back(lease, may_come=True)
             raise
         except BaseException as failure:
-            if lease._was_granted:
+            if lease._granted_at is not None:
                 self._give_back(lease)
             elif not isinstance(failure, errors.MachineMemoryError):
                 self._give_back(lease)
@@ -191,7 +191,7 @@ class MemorySteps(MemoryPrimitives):
     def _leave(self, lease: Lease) -> None:
         """End the lease of a block, whatever has become of it."""
         keeper.drop(lease)
-        if lease._was_granted and lease._over is None and lease._is_own:
+        if lease._granted_at is not None and lease._over is None and lease._is_own:
             self._unlock(lease.id, lease)
         if not lease._is_settled:
             lease._abandon()  # A rollback would leave it behind.

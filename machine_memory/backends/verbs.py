@@ -46,7 +46,7 @@ class MemoryVerbs(MemorySteps):
         Returns whether this context has it now: ``False`` where anybody has one, this context included. Raises
         ``LockError`` when the store failed, ``LockInTransaction`` inside an open transaction.
         """
-        lease = Lease(self, validation.machine_id(id), self._ttl(ttl))
+        lease = Lease(self, validation.machine_id(id), self._ttl(ttl), shows_data=False)
         try:
             if not self._take(lease):
                 return False
