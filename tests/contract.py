@@ -727,6 +727,14 @@ class TestForceUnlock:
         with pytest.raises(LockLost):
             worker.write("a", {})
 
+    @pytest.mark.parametrize("fence", ["x", "1", 1.5, True, -1, 2**63])
+    def test_a_fence_that_is_none_is_refused(self, store: Store, fence: Any) -> None:
+        with (
+            store.untouched(),
+            pytest.raises(InvalidVersion, match="^fence must be an int from 0, that of a lease, not"),
+        ):
+            store.memory.force_unlock("a", fence=fence)
+
     def test_where_nobody_holds_the_machine_is_false(self, store: Store) -> None:
         store.memory.write("a", {})
 

@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from machine_memory import DatabaseMachineMemory, InvalidConfiguration, SimpleMachineMemory, memories, memory
+from tests.conftest import in_thread
 
 SIMPLE = "machine_memory.backends.simple.SimpleMachineMemory"
 
@@ -127,3 +128,19 @@ def test_two_memories_in_process_are_two() -> None:
 
 def test_a_read_budget_may_be_whole_seconds() -> None:
     assert SimpleMachineMemory(read_budget=2, read_attempts=1).read("a") is None
+
+
+class Nested(SimpleMachineMemory):
+    """A memory whose constructor asks for another one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.other = memories["plain"]
+
+
+def test_one_may_be_built_while_another_is() -> None:
+    nested = f"{__name__}.Nested"
+    plain = "machine_memory.backends.simple.SimpleMachineMemory"
+    with override_settings(MACHINE_MEMORIES={"nested": {"BACKEND": nested}, "plain": {"BACKEND": plain}}):
+        built: Any = in_thread(lambda: memories["nested"]).result()
+        assert built.other is memories["plain"]

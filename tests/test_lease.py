@@ -2,12 +2,13 @@
 
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 
-from machine_memory import LockError, LockLost, SimpleMachineMemory, StoreError
+from machine_memory import LockError, LockInTransaction, LockLost, SimpleMachineMemory, StoreError
 from machine_memory.contexts import describe_owner, held
 from machine_memory.keeper import keeper
 from tests.conftest import asynchronous, in_thread
@@ -165,3 +166,24 @@ class TestFailures:
         memory.failing = Failure()
         with pytest.raises(LockError):
             async_to_sync(memory.alock)("a")
+
+
+def test_a_release_amid_another_step_of_its_thread_waits_for_nothing() -> None:
+    """As of a signal handler: the connection is in use, and what it would wait for is its own thread."""
+
+    class Interrupted(SimpleMachineMemory):
+        def _write(self, *args: Any, **kwargs: Any) -> int:
+            released.append(lease.release())
+            return super()._write(*args, **kwargs)
+
+    released: list[bool] = []
+    memory = Interrupted()
+    with memory.lease("a") as lease:
+        with suppress(LockLost):  # Whichever comes first: it is given back in the background.
+            lease.commit({"n": 1})
+        assert released == [False]
+    assert memory.holder("a") is None
+
+
+def test_a_lock_within_a_transaction_is_a_mistake_and_no_outage() -> None:
+    assert not issubclass(LockInTransaction, StoreError)

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from machine_memory import InvalidTTL, Metadata, memories, tasks
+from machine_memory import InvalidConfiguration, InvalidTTL, Metadata, SimpleMachineMemory, memories, tasks
 from machine_memory.validation import duration
 from tests.actor import Actor
 from tests.conftest import Worker
@@ -177,3 +177,23 @@ def test_in_a_storm_of_work_they_take_nothing_that_is_in_use(shared_store: Store
     assert [memory.read(id) for id in "ab"] == [{"n": 100}, {"n": 100}]
     assert purged > 0
     assert list(memory.held_locks()) == []
+
+
+class WithoutTrees(SimpleMachineMemory):
+    """A memory that cannot purge trees, as in Redis."""
+
+    def _purge_machines(self, retention: Any, **options: Any) -> Any:
+        raise InvalidConfiguration("no trees here")
+
+
+def test_all_memories_have_their_turn_though_one_cannot() -> None:
+    plain = {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"}
+    settings = {"one": plain, "deficient": {"BACKEND": f"{__name__}.WithoutTrees"}, "two": plain}
+    output = StringIO()
+    with override_settings(MACHINE_MEMORIES=settings):
+        for alias in settings:
+            memories[alias].write("a", {"status": "done"})
+        with pytest.raises(CommandError, match=r"^deficient: no trees here$"):
+            call_command("purge_machines", status="done", idle="0", tree=True, stdout=output)
+        assert [memories[alias].read("a") for alias in settings] == [None, {"status": "done"}, None]
+    assert output.getvalue() == "one: deleted 1 machines.\ntwo: deleted 1 machines.\n"

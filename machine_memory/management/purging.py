@@ -57,13 +57,17 @@ class PurgeCommand(BaseCommand, ABC):
     def handle(self, *, memory: str | None, verbosity: int, dry_run: bool, **options: Any) -> None:
         # `call_command` hands its own options over as they are.
         options = {name: self._parsed(name, options[name]) for name in ("batch_size", *self.criteria)}
+        failures = []
         for alias in [memory] if memory else list(memories):
             try:
                 result = self._purge(alias, verbosity, dry_run=dry_run, **options)
             except MachineMemoryError as error:
-                raise CommandError(f"{alias}: {error}") from error
+                failures.append(f"{alias}: {error}")
+                continue
             if verbosity:
                 self.stdout.write(f"{alias}: {self.summary(result, dry_run=dry_run)}")
+        if failures:  # Once every memory has had its turn.
+            raise CommandError("\n".join(failures))
 
     def _parsed(self, name: str, value: Any) -> Any:
         if name not in self.durations or not isinstance(value, str):
