@@ -24,7 +24,7 @@ from tests.test_database import end_session
 
 TIMES = (1, 2, 30)
 """How often a task is cancelled: as by a timeout, by somebody impatient, and as anyio does until it ends."""
-WAYS = 2000 if os.environ.get("MACHINE_MEMORY_LARGE") else 200
+WAYS = 2000 if os.environ.get("MACHINE_MEMORY_LARGE") else 100
 READS = 20_000 if os.environ.get("MACHINE_MEMORY_LARGE") else 100
 
 stores = pytest.mark.parametrize("store", ["simple", *databases(forms=("",)), *redis_servers()[:1]], indirect=True)
