@@ -181,10 +181,9 @@ class Keeper:
             memory._start_afresh()
         now = time.monotonic()
         for lease in leases:
-            _, wait, comes_until = self._returned[lease]
-            if (lease._token in done and now >= comes_until) or not lease.remaining:
-                del self._returned[lease]
-            else:
+            # Nothing is known of it where the keeper has begun anew meanwhile.
+            _, wait, comes_until = self._returned.pop(lease, (0.0, 0.0, 0.0))
+            if wait and lease.remaining and (lease._token not in done or now < comes_until):
                 self._returned[lease] = (now + wait, min(2 * wait, MOST), comes_until)
 
     def _lose(self, lease: "Lease", error: BaseException | None) -> None:
