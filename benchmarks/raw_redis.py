@@ -57,7 +57,7 @@ class RawRedis:
         self, id: str, token: str, state: dict[str, Any], version: int | None = None, *, release: bool = False
     ) -> None:
         labels = [label or "" for label in LABELS.values()]
-        given = (version or "", "1" if release else "", encode(state), *labels, "" if version else id)
+        given = (version or "", "1" if release else "", "", encode(state), *labels, "" if version else id)
         done, _, _ = self._run(lua.WRITE, id, token, *given)
         expect(done)
 

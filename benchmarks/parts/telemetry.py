@@ -73,7 +73,7 @@ class _Nothing:
     is_recorded = False
     outcome = ""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, **options: object) -> None:
         """Forget what it is about."""
 
     def __enter__(self) -> "_Nothing":
@@ -99,7 +99,7 @@ def _in_vain(*args: object) -> None: ...
 @contextmanager
 def _cut_out() -> Iterator[None]:
     with (
-        patch.object(steps, "_Step", _Nothing),
+        patch.object(steps, "Step", _Nothing),
         patch.object(telemetry, "held", _in_vain),
         patch.object(telemetry.Instruments, "granted", _in_vain),
     ):
