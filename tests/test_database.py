@@ -418,19 +418,6 @@ class TestErrors:
             execute(database.alias, f"ALTER TABLE renamed RENAME TO {table}")
         assert len(queries) == 1
 
-    @pytest.mark.parametrize("database", databases("sqlite", "postgresql"), indirect=True)
-    def test_a_state_nested_beyond_measure_is_corrupt_and_leaves_no_lease(self, database: DatabaseStore) -> None:
-        # MariaDB's own JSON ends at 32 levels.
-        database.memory.write("a", {"n": 1})
-        deep = '{"a":' * 2000 + "1" + "}" * 2000
-        execute("default", "PRAGMA ignore_check_constraints = ON") if database.name == "sqlite" else None
-        execute(database.alias, f"UPDATE {table()} SET data = %s", deep)
-        execute("default", "PRAGMA ignore_check_constraints = OFF") if database.name == "sqlite" else None
-        for look in (database.memory.read, database.memory.record, lambda id: database.memory.lease(id).__enter__()):
-            with pytest.raises(CorruptRecord, match="The state of 'a' is a str, not a JSON object"):
-                look("a")
-        assert list(database.memory.held_locks()) == []
-
     @sqlite
     def test_a_busy_database_is_not_called_a_holder(self, database: DatabaseStore) -> None:
         with (
