@@ -163,14 +163,7 @@ class TestCorruptRecords:
 
     @pytest.mark.parametrize(
         "stored",
-        [
-            pickle.dumps(Canary()),
-            pickle.dumps(Canary(), 0),
-            b"[1]",
-            b"\xff",
-            b'{"\xff": 1}',
-            b'{"a":' * 2000 + b"1" + b"}" * 2000,
-        ],
+        [pickle.dumps(Canary()), pickle.dumps(Canary(), 0), b"[1]", b"\xff", b'{"\xff": 1}'],
     )
     def test_what_is_no_state_is_never_loaded_and_a_write_mends_it(
         self, redis_store: RedisStore, stored: bytes
