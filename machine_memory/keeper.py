@@ -166,7 +166,9 @@ class Keeper:
             # One that its holder is giving back may be over by that.
             elif not lease._is_stepping and not lease._is_given_back and (lease._token in over or not lease.remaining):
                 self._lose(lease, reason)
-            if lease in self._kept:
+            if lease._is_given_back and lease._is_settled:
+                self.drop(lease)  # A beat that met its end half way may have put it back.
+            elif lease in self._kept:
                 soon = time.monotonic() + lease.ttl / BEATS / SOON
                 self._kept[lease] = _next_beat(lease) if lease._token in renewed else soon
 
