@@ -2,13 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
-from machine_memory.backends.base import BaseMachineMemory
 from machine_memory.backends.database import DatabaseMachineMemory
 from machine_memory.backends.simple import SimpleMachineMemory
+from machine_memory.core.annotations import TypedBatch, TypedLease, TypedMemory
+from machine_memory.core.batch import Batch
+from machine_memory.core.lease import Lease
+from machine_memory.core.memory import BaseMachineMemory
+from machine_memory.core.records import KEEP, LockInfo, Metadata, PurgeResult, Record, Summary, WakeAt
 from machine_memory.exceptions import (
+    CommitRefused,
     CorruptRecord,
     InvalidConfiguration,
     InvalidData,
+    InvalidLease,
     InvalidMachineId,
     InvalidTTL,
     InvalidVersion,
@@ -19,26 +25,30 @@ from machine_memory.exceptions import (
     LockLost,
     LockNotHeld,
     MachineMemoryError,
+    NewerShape,
     ReadError,
     StoreError,
     UnknownOutcome,
     VersionConflict,
     WriteError,
+    WrongShape,
 )
 from machine_memory.handler import DEFAULT_MEMORY_ALIAS, memories, memory
-from machine_memory.lease import Lease
-from machine_memory.records import LockInfo, Metadata, PurgeResult, Record
 
 if TYPE_CHECKING:
     from machine_memory.backends.redis import RedisMachineMemory
 
 __all__ = [
     "DEFAULT_MEMORY_ALIAS",
+    "KEEP",
     "BaseMachineMemory",
+    "Batch",
+    "CommitRefused",
     "CorruptRecord",
     "DatabaseMachineMemory",
     "InvalidConfiguration",
     "InvalidData",
+    "InvalidLease",
     "InvalidMachineId",
     "InvalidTTL",
     "InvalidVersion",
@@ -52,15 +62,22 @@ __all__ = [
     "LockNotHeld",
     "MachineMemoryError",
     "Metadata",
+    "NewerShape",
     "PurgeResult",
     "ReadError",
     "Record",
     "RedisMachineMemory",
     "SimpleMachineMemory",
     "StoreError",
+    "Summary",
+    "TypedBatch",
+    "TypedLease",
+    "TypedMemory",
     "UnknownOutcome",
     "VersionConflict",
+    "WakeAt",
     "WriteError",
+    "WrongShape",
     "memories",
     "memory",
 ]

@@ -3,17 +3,18 @@
 from django.apps import AppConfig
 from django.core import checks
 from django.db.models.signals import post_migrate
+from django.utils.translation import gettext_lazy as _
+
+from machine_memory.backends.database.fences import keep_fences_of_removed
+from machine_memory.checks import check_servers, check_settings
+from machine_memory.core.contexts import connect
 
 
 class MachineMemoryConfig(AppConfig):
     name = "machine_memory"
-    verbose_name = "Machine memory"
+    verbose_name = _("Machine memory")
 
     def ready(self) -> None:
-        from machine_memory.checks import check_servers, check_settings  # noqa: PLC0415  # With this, nothing waits.
-        from machine_memory.contexts import connect  # noqa: PLC0415
-        from machine_memory.fences import keep_fences_of_removed  # noqa: PLC0415
-
         connect()
         checks.register(check_settings)
         checks.register(check_servers, deploy=True)

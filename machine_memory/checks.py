@@ -5,10 +5,10 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
+from machine_memory.core.store import problem
+from machine_memory.core.validation import quoted
 from machine_memory.exceptions import InvalidConfiguration
-from machine_memory.handler import memories
-from machine_memory.problems import problem
-from machine_memory.validation import quoted
+from machine_memory.handler import DEFAULT_MEMORY_ALIAS, memories
 
 
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
@@ -26,13 +26,23 @@ def _messages(*, deploy: bool) -> Iterator[CheckMessage]:
         aliases = list(memories)
     except InvalidConfiguration as error:
         if not deploy:
-            yield problem("E001", error=error)
+            yield _wrong_settings(error)
         return
+    if DEFAULT_MEMORY_ALIAS not in aliases and not deploy:
+        yield problem(
+            "W001",
+            f"MACHINE_MEMORIES has no {DEFAULT_MEMORY_ALIAS!r}: whatever uses `memory` raises InvalidConfiguration.",
+            f"Name one of them {DEFAULT_MEMORY_ALIAS!r}; or use `memories[alias]` alone, and silence this.",
+        )
     for alias in aliases:
         try:
-            found = list(memories[alias].check(deploy=deploy))
+            found = list(memories[alias].store.check(deploy=deploy))
         except InvalidConfiguration as error:
-            found = [] if deploy else [problem("E001", error=error)]
+            found = [] if deploy else [_wrong_settings(error)]
         for message in found:
             message.obj = f"MACHINE_MEMORIES[{quoted(alias)}]"
             yield message
+
+
+def _wrong_settings(error: InvalidConfiguration) -> CheckMessage:
+    return problem("E001", str(error), "Correct MACHINE_MEMORIES: see docs/reference/settings.md.")

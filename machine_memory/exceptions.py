@@ -1,5 +1,8 @@
 """Every error that a memory can raise. Three outcomes never blur: got it, somebody else has it, the store failed."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -12,7 +15,7 @@ class InvalidMachineId(MachineMemoryError, ValueError):
 
 
 class InvalidData(MachineMemoryError, ValueError):
-    """Data is a dict of JSON values that reads back equal, within the limits of the memory."""
+    """Data is a mapping of JSON values that reads back equal, within the limits of the memory."""
 
 
 class InvalidTTL(MachineMemoryError, ValueError):
@@ -21,6 +24,10 @@ class InvalidTTL(MachineMemoryError, ValueError):
 
 class InvalidVersion(MachineMemoryError, ValueError):
     """An expected version is an int from 0 (no state yet)."""
+
+
+class InvalidLease(MachineMemoryError, ValueError):
+    """The text of a lease is what ``Lease.detach`` returned, whole and unchanged."""
 
 
 class StoreError(MachineMemoryError):
@@ -47,6 +54,14 @@ class CorruptRecord(StoreError):
     """The stored state is not a JSON object: something other than this package wrote it."""
 
 
+class WrongShape(CorruptRecord):
+    """The stored state does not fit the type that it is asked for as, and cannot be upgraded to it."""
+
+
+class NewerShape(WrongShape):
+    """Newer code wrote the stored state: leave the machine to a worker that runs it."""
+
+
 class LeaseError(MachineMemoryError):
     """The lease does not allow this."""
 
@@ -69,6 +84,13 @@ class VersionConflict(MachineMemoryError):
 
 class LockInTransaction(MachineMemoryError):
     """A lease taken in an open transaction is invisible to others and gone after a rollback: a mistake, no outage."""
+
+
+class CommitRefused(MachineMemoryError, ExceptionGroup[MachineMemoryError]):
+    """Some machines of a batch were refused, and the others stored: acknowledge what was committed, nothing else."""
+
+    def derive(self, errors: Sequence[Any], /) -> Any:
+        return CommitRefused(self.message, errors)
 
 
 class InvalidConfiguration(MachineMemoryError, ImproperlyConfigured):

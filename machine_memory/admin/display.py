@@ -3,6 +3,7 @@
 import json
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib.admin.utils import quote
 from django.urls import reverse
@@ -14,7 +15,8 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from machine_memory.validation import visible
+from machine_memory.admin.memories import MEMORY, Name, default_alias
+from machine_memory.core.validation import visible
 
 NOTHING = SafeString("-")
 MAX_VALUES = 2_000
@@ -27,12 +29,14 @@ OPEN_LEVELS = 2
 MINUTE = 60
 
 
-def list_url() -> str:
-    return reverse("admin:machine_memory_machinerecord_changelist")
+def list_url(site: str, alias: str, model: str | None = "machinerecord", **asked: str) -> str:
+    asked |= {} if alias == default_alias() else {MEMORY: alias}
+    address = reverse(f"admin:machine_memory_{model}_changelist", current_app=site)
+    return f"{address}?{urlencode(asked)}" if asked else address
 
 
-def machine_url(view: str, id: str) -> str:
-    return reverse(f"admin:machine_memory_machinerecord_{view}", args=[quote(id)])
+def machine_url(site: str, view: str, name: Name) -> str:
+    return reverse(f"admin:machine_memory_machinerecord_{view}", args=[quote(str(name))], current_app=site)
 
 
 def exactly(text: str | None) -> SafeString:
@@ -45,8 +49,8 @@ def shortly(text: str | None) -> SafeString:
     return exactly(text if text is None or len(text) <= MAX_LABEL else f"{text[:MAX_LABEL]}…")
 
 
-def link(id: str) -> SafeString:
-    return format_html('<a href="{}">{}</a>', machine_url("change", id), shortly(id))
+def link(site: str, name: Name) -> SafeString:
+    return format_html('<a href="{}">{}</a>', machine_url(site, "change", name), shortly(name.id))
 
 
 def badge(state: str) -> SafeString:

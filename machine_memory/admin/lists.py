@@ -15,6 +15,8 @@ from django.utils.translation import gettext_lazy
 
 MOST = 10_000
 """Machines that a list goes through; a search or a filter leads to the others."""
+LEASES = ("held", "expired", "free")
+TIMERS = ("due", "sleeping", "exhausted")
 TREE = "root:"
 """Begins a search for the machines of a tree."""
 
@@ -40,20 +42,44 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]  # It cannot be subs
         return super()._get_page([found[key] for key in keys if key in found], *args)  # type: ignore[misc]  # It is there.
 
 
-class LeaseFilter(admin.SimpleListFilter):
+class ChosenFilter(admin.SimpleListFilter):
+    """A value to be chosen, each of which is a word for some machines."""
+
+    known: tuple[str, ...] = ()
+
+    def asked(self) -> str | None:
+        value = self.value()
+        return value if value in self.known else None
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        word = self.asked()
+        return getattr(queryset, word)() if word else queryset
+
+
+class LeaseFilter(ChosenFilter):
     title = gettext_lazy("lease")
     parameter_name = "lease"
+    known = LEASES
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("held", _("Held")), ("expired", _("Expired")), ("free", _("Free"))]
 
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        value = self.value()
-        return getattr(queryset, value)() if value in ("held", "expired", "free") else queryset
-
 
 def by_lease(request: HttpRequest) -> bool:
     return request.GET.get(LeaseFilter.parameter_name) in ("held", "expired")
+
+
+class TimerFilter(ChosenFilter):
+    title = gettext_lazy("timer")
+    parameter_name = "timer"
+    known = TIMERS
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("due", _("Due")), ("sleeping", _("Sleeping")), ("exhausted", _("Exhausted"))]
+
+
+def by_timer(request: HttpRequest) -> bool:
+    return request.GET.get(TimerFilter.parameter_name) in TIMERS
 
 
 class HeldFilter(LeaseFilter):
@@ -78,8 +104,9 @@ class TypedFilter(admin.SimpleListFilter):
         ]
         yield {"name": self.parameter_name, "value": self.value() or "", "others": others}
 
-    def typed(self) -> str:
-        return (self.value() or "").replace("\0", "")  # Nothing stored has a NUL, and not every database takes one.
+    def asked(self) -> str | None:
+        # Nothing stored has a NUL, and not every database takes one.
+        return (self.value() or "").replace("\0", "") or None
 
 
 class StatusFilter(TypedFilter):
@@ -87,11 +114,11 @@ class StatusFilter(TypedFilter):
     parameter_name = "status"
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        status = self.typed()
-        if not status:
+        status = self.asked()
+        if status is None:
             return queryset
-        # Leases are few, and of one status may be many: SQLite, which cannot tell, is not to look for them by status.
-        column = Coalesce("status", Value("")) if by_lease(request) else F("status")
+        # Leases and timers are few, and of one status may be many: SQLite, which cannot tell, is not to look for those.
+        column = Coalesce("status", Value("")) if by_lease(request) or by_timer(request) else F("status")
         return queryset.filter(Exact(column, status))
 
 
@@ -100,12 +127,18 @@ class ParentFilter(TypedFilter):
     parameter_name = "parent"
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        parent = self.typed()
+        parent = self.asked()
         return queryset.children_of(parent) if parent else queryset
 
 
-def searched(queryset: Any, term: str) -> Any:
-    """Return the machines whose id begins with ``term``, or those of the tree that it names."""
+def asked_by(term: str) -> dict[str, str]:
+    """Return what a search is for: the ``root`` of a tree, or the ``prefix`` of ids."""
     if term.startswith(TREE):
-        return queryset.tree_of(term.removeprefix(TREE))
-    return queryset.starting_with(term) if term else queryset
+        return {"root": term.removeprefix(TREE)}
+    return {"prefix": term} if term else {}
+
+
+def searched(queryset: Any, term: str) -> Any:
+    for name, value in asked_by(term).items():
+        queryset = queryset.tree_of(value) if name == "root" else queryset.starting_with(value)
+    return queryset

@@ -1,1 +1,1 @@
-"""The stores that a memory can be kept in."""
+"""The stores, one room each: they do not know each other, and nothing but the settings names them."""

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 from django.core.checks import CheckMessage
 
-from machine_memory.backends.base import BaseMachineMemory
-from machine_memory.exceptions import MachineMemoryError
+from machine_memory.core.memory import BaseMachineMemory
+from machine_memory.core.store import Verdict
+from machine_memory.exceptions import MachineMemoryError, ReadError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 PREFIX = "machine_memory_doctor:"
 """Of every id that the doctor writes, and removes again."""
 NOTICED, HARMFUL = 1, 30
 """Seconds between two clocks."""
+MOST = 300
+"""Characters of a driver's own words."""
 
-Verdict = tuple[str, str]
-Probe = Callable[[], Iterable[Verdict]]
 host_time = time.time
 
 
@@ -38,6 +39,14 @@ def messages(found: Iterable[CheckMessage], otherwise: str) -> list[Verdict]:
         (ERROR if message.is_serious() else WARNING, f"{message.msg} {message.hint} ({message.id})")
         for message in found
     ] or [(OK, otherwise)]
+
+
+def no_answer(where: str, failure: Exception, *passwords: str | None) -> ReadError:
+    """Return the error that tells why a store could not be reached: of nothing else a driver's own words are told."""
+    words = " ".join(str(failure).split())
+    for password in filter(None, passwords):
+        words = words.replace(password, "***")
+    return ReadError(f"{where} does not answer ({type(failure).__name__}): {words[:MOST]}")
 
 
 def clock(ask: Callable[[], float]) -> Iterator[Verdict]:

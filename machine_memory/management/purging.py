@@ -1,22 +1,18 @@
-"""What the purging commands share: their options, which memories they are for, and the progress that they show."""
+"""What the purging commands share, and others with them: their options, and which memories they are for."""
 
-import time
 from abc import ABC, abstractmethod
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.core.memory import BaseMachineMemory
+from machine_memory.core.records import PurgeResult
+from machine_memory.core.validation import duration
 from machine_memory.exceptions import InvalidTTL, MachineMemoryError
 from machine_memory.handler import memories
-from machine_memory.records import PurgeResult
-from machine_memory.validation import duration
-
-EVERY = 5
-"""Seconds between two lines of progress."""
-BAR = 30
+from machine_memory.management.progress import progress
 
 
 def duration_of(option: str) -> Callable[[str], float]:
@@ -27,6 +23,18 @@ def duration_of(option: str) -> Callable[[str], float]:
             raise ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def in_turn(alias: str | None, work: Callable[[str], str], tell: Callable[[str], object]) -> None:
+    """Do the work on one memory or on each, and tell what it says; failures are raised once every one had its turn."""
+    failures = []
+    for one in list(memories) if alias is None else [alias]:
+        try:
+            tell(f"{one}: {work(one)}")
+        except MachineMemoryError as error:
+            failures.append(f"{one}: {error}")
+    if failures:
+        raise CommandError("\n".join(failures))
 
 
 class PurgeCommand(BaseCommand, ABC):
@@ -57,17 +65,11 @@ class PurgeCommand(BaseCommand, ABC):
     def handle(self, *, memory: str | None, verbosity: int, dry_run: bool, **options: Any) -> None:
         # `call_command` hands its own options over as they are.
         options = {name: self._parsed(name, options[name]) for name in ("batch_size", *self.criteria)}
-        failures = []
-        for alias in [memory] if memory else list(memories):
-            try:
-                result = self._purge(alias, verbosity, dry_run=dry_run, **options)
-            except MachineMemoryError as error:
-                failures.append(f"{alias}: {error}")
-                continue
-            if verbosity:
-                self.stdout.write(f"{alias}: {self.summary(result, dry_run=dry_run)}")
-        if failures:  # Once every memory has had its turn.
-            raise CommandError("\n".join(failures))
+
+        def work(alias: str) -> str:
+            return self.summary(self._purge(alias, verbosity, dry_run=dry_run, **options), dry_run=dry_run)
+
+        in_turn(memory, work, self.stdout.write if verbosity else lambda line: None)
 
     def _parsed(self, name: str, value: Any) -> Any:
         if name not in self.durations or not isinstance(value, str):
@@ -78,34 +80,16 @@ class PurgeCommand(BaseCommand, ABC):
             raise CommandError(str(error)) from None
 
     def _purge(self, alias: str, verbosity: int, **options: Any) -> PurgeResult:
-        memory, terminal = memories[alias], self.stderr.isatty()
-        if options["dry_run"] or not (terminal or verbosity > 1):
+        memory = memories[alias]
+        if options["dry_run"]:
             return self.purge(memory, **options)
-        expected = self.purge(memory, **{**options, "dry_run": True}) if terminal else PurgeResult()
-        progress = _Progress(self.stderr, alias, expected.cleared + expected.deleted if terminal else 0)
-        try:
-            return self.purge(memory, **options, on_batch=progress)
-        finally:
-            progress.end()
+
+        def count() -> int:
+            return _seen(self.purge(memory, **{**options, "dry_run": True}))
+
+        with progress(self.stderr, alias, verbosity, count) as on_batch:
+            return self.purge(memory, **options, on_batch=lambda result: on_batch(_seen(result)))
 
 
-class _Progress:
-    """A bar on a terminal, and elsewhere a line every few seconds."""
-
-    def __init__(self, output: OutputWrapper, alias: str, expected: int) -> None:
-        self._output, self._alias, self._expected = output, alias, expected
-        self._next = 0.0
-
-    def __call__(self, result: PurgeResult) -> None:
-        done = result.cleared + result.deleted
-        if self._expected:
-            filled = min(BAR, BAR * done // self._expected)
-            bar = "#" * filled + "." * (BAR - filled)
-            self._output.write(f"\r{self._alias} [{bar}] {done:,} of {self._expected:,}", ending="")
-        elif time.monotonic() >= self._next:
-            self._output.write(f"{self._alias}: {done:,} machines so far")
-            self._next = time.monotonic() + EVERY
-
-    def end(self) -> None:
-        if self._expected:
-            self._output.write("")
+def _seen(result: PurgeResult) -> int:
+    return result.cleared + result.deleted

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.db import migrations, models
 
-import machine_memory.fields
+from machine_memory.backends.database import fields
 
 
 def leave_room_for_updates(apps: Any, schema_editor: Any) -> None:
@@ -21,39 +21,27 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="MachineRecord",
             fields=[
-                ("id", machine_memory.fields.ExactCharField(max_length=512, primary_key=True, serialize=False)),
-                (
-                    "data",
-                    machine_memory.fields.StateField(help_text="The state; null until the first write.", null=True),
-                ),
+                ("id", fields.ExactCharField(max_length=512, primary_key=True, serialize=False)),
+                ("data", fields.StateField(help_text="The state; null until the first write.", null=True)),
                 ("version", models.BigIntegerField(default=0, help_text="Counts the accepted writes.")),
-                ("status", machine_memory.fields.ExactCharField(max_length=255, null=True)),
-                ("source", machine_memory.fields.ExactCharField(max_length=255, null=True)),
-                ("initiator", machine_memory.fields.ExactCharField(max_length=255, null=True)),
+                ("status", fields.ExactCharField(max_length=255, null=True)),
+                ("source", fields.ExactCharField(max_length=255, null=True)),
+                ("initiator", fields.ExactCharField(max_length=255, null=True)),
                 (
                     "parent",
-                    machine_memory.fields.ExactCharField(
-                        help_text="The machine that started this one.", max_length=512, null=True
-                    ),
+                    fields.ExactCharField(help_text="The machine that started this one.", max_length=512, null=True),
                 ),
-                (
-                    "root",
-                    machine_memory.fields.ExactCharField(
-                        help_text="The first machine of the tree.", max_length=512, null=True
-                    ),
-                ),
+                ("root", fields.ExactCharField(help_text="The first machine of the tree.", max_length=512, null=True)),
                 ("fence", models.BigIntegerField(help_text="The number of the latest lease; it only ever grows.")),
-                ("lease_token", machine_memory.fields.ExactCharField(max_length=32, null=True)),
-                ("lease_owner", machine_memory.fields.ExactCharField(max_length=255, null=True)),
+                ("lease_token", fields.ExactCharField(max_length=32, null=True)),
+                ("lease_owner", fields.ExactCharField(max_length=255, null=True)),
                 (
                     "lease_trace",
-                    machine_memory.fields.ExactCharField(
-                        help_text="Of the holder, as W3C's traceparent.", max_length=55, null=True
-                    ),
+                    fields.ExactCharField(help_text="Of the holder, as W3C's traceparent.", max_length=55, null=True),
                 ),
                 (
                     "lease_evicted",
-                    machine_memory.fields.ExactCharField(
+                    fields.ExactCharField(
                         help_text="The trace of the expired lease that this one took over, or empty.",
                         max_length=55,
                         null=True,
@@ -61,6 +49,11 @@ class Migration(migrations.Migration):
                 ),
                 ("lease_acquired_at", models.DateTimeField(null=True)),
                 ("lease_expires_at", models.DateTimeField(null=True)),
+                ("wake_at", models.DateTimeField(help_text="When the machine is due.", null=True)),
+                (
+                    "attempts",
+                    models.IntegerField(db_default=0, default=0, help_text="Counts the claims since the latest write."),
+                ),
                 ("created_at", models.DateTimeField()),
                 ("written_at", models.DateTimeField(null=True)),
             ],
@@ -73,19 +66,24 @@ class Migration(migrations.Migration):
                     ("force_unlock", "Can force the release of leases"),
                 ],
                 "indexes": [
-                    machine_memory.fields.PartialIndex(
+                    fields.PartialIndex(
                         fields=["lease_expires_at"],
                         name="machine_lease",
                         where=models.Q(("lease_expires_at__isnull", False)),
                     ),
-                    machine_memory.fields.PartialIndex(
+                    fields.PartialIndex(
                         fields=["status", "id"], name="machine_status", where=models.Q(("status__isnull", False))
                     ),
-                    machine_memory.fields.PartialIndex(
+                    fields.PartialIndex(
                         fields=["parent"], name="machine_parent", where=models.Q(("parent__isnull", False))
                     ),
-                    machine_memory.fields.PartialIndex(
+                    fields.PartialIndex(
                         fields=["root"], name="machine_root", where=models.Q(("parent__isnull", False))
+                    ),
+                    fields.PartialIndex(
+                        fields=["wake_at", "attempts"],
+                        name="machine_wake",
+                        where=models.Q(("wake_at__isnull", False), ("attempts__gt", 0), _connector="OR"),
                     ),
                 ],
             },

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from machine_memory.doctor import ERROR, OK, WARNING, Finding, examine
+from machine_memory.doctor.examination import examine
+from machine_memory.doctor.findings import ERROR, OK, WARNING, Finding
 from machine_memory.exceptions import InvalidConfiguration
 from machine_memory.handler import memories
 
@@ -17,7 +18,7 @@ class Command(BaseCommand):
     help = (
         "Ask the store of each memory what the system checks cannot know: clocks, isolation, collations, replicas,"
         " migrations, persistence; and take a machine through lock, read, write and unlock. What is written on the way"
-        " is removed. The exit status is 0 where all is well, 1 where something is wrong, 2 where there are warnings"
+        " is removed. The exit status is 0 where all is well, 1 where something is wrong, 3 where there are warnings"
         " alone."
     )
     requires_system_checks: list[str] = []  # What they have to say is in the table.
@@ -34,7 +35,7 @@ class Command(BaseCommand):
 
     def handle(self, *, memory: str | None, as_json: bool, **options: Any) -> None:
         try:
-            aliases = [memory] if memory else list(memories)
+            aliases = list(memories) if memory is None else [memory]
         except InvalidConfiguration as error:
             raise CommandError(str(error)) from error
         found = [finding for alias in aliases for finding in examine(alias)]
@@ -44,7 +45,7 @@ class Command(BaseCommand):
         levels = [finding.level for finding in found]
         if ERROR in levels or WARNING in levels:
             counts = f"Errors: {levels.count(ERROR)}, warnings: {levels.count(WARNING)}."
-            raise CommandError(counts, returncode=1 if ERROR in levels else 2)
+            raise CommandError(counts, returncode=1 if ERROR in levels else 3)
 
     def _table(self, found: list[Finding]) -> str:
         rows = [COLUMNS, *([finding.memory, finding.check, finding.level, finding.text] for finding in found)]

@@ -4,9 +4,9 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.core.memory import BaseMachineMemory
+from machine_memory.core.records import PurgeResult
 from machine_memory.management.purging import PurgeCommand, duration_of
-from machine_memory.records import PurgeResult
 
 
 class Command(PurgeCommand):

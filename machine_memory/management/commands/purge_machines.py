@@ -4,15 +4,15 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from machine_memory.backends.base import BaseMachineMemory
+from machine_memory.core.memory import BaseMachineMemory
+from machine_memory.core.records import PurgeResult
 from machine_memory.management.purging import PurgeCommand, duration_of
-from machine_memory.records import PurgeResult
 
 
 class Command(PurgeCommand):
     help = (
-        "Delete machines of a status that nobody has written for a while, and nobody holds. Their age is the time since"
-        " their last write. A run that was interrupted can be repeated."
+        "Delete machines of a status that nobody has written for a while, that nobody holds and that wait for no timer."
+        " Their age is the time since their last write. A run that was interrupted can be repeated."
     )
     criteria = ("status", "idle", "tree")
     durations = ("idle",)

@@ -41,20 +41,35 @@
         document.querySelector('#result_list input:checked') !== null ||
         document.activeElement.closest('#changelist-form, #changelist-search') !== null;
 
+    const rowsOf = page => [...page.querySelectorAll('#result_list tbody tr')];
+    const machineOf = row => row.querySelector('a').getAttribute('href');
+
     const refresh = async () => {
-        const shown = document.querySelector('.model-heldlock #result_list tbody');
-        if (shown === null || isInUse()) {
+        if (document.querySelector('.model-heldlock.change-list') === null || isInUse()) {
             return;
         }
         const response = await fetch(window.location.href, {credentials: 'same-origin'});
         const page = new DOMParser().parseFromString(await response.text(), 'text/html');
-        const fresh = page.querySelector('#result_list tbody');
-        if (!response.ok || fresh === null || isInUse()) {
+        if (!response.ok || isInUse()) {
             return;
         }
-        shown.replaceWith(fresh);
+        const [shown, fresh] = [rowsOf(document), rowsOf(page)];
+        if (shown.map(machineOf).join() !== fresh.map(machineOf).join()) {
+            window.location.reload();
+            return;
+        }
+        // Django's own script knows the table and the boxes that were there when the page was loaded: they stay.
+        shown.forEach((row, number) => {
+            [...row.cells].forEach((cell, column) => {
+                const newer = fresh[number].cells[column];
+                if (cell.classList.contains('action-checkbox')) {
+                    cell.querySelector('input').value = newer.querySelector('input').value;
+                } else {
+                    cell.replaceChildren(...newer.childNodes);
+                }
+            });
+        });
         shownAt = performance.now();
-        label();
     };
 
     window.addEventListener('load', () => {

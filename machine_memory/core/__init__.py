@@ -1,0 +1,1 @@
+"""The promise, without any store: nothing here knows which stores there are, or what they are kept in."""
