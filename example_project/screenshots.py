@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from example_project.fulfilment.shop.workers import SHIFTS
-from tests.browser import chromium, missing
+from tests.admin.browser import chromium, missing
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

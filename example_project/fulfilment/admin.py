@@ -29,6 +29,6 @@ class DeliveryAdmin(ReadOnlyAdmin):
 
 @admin.register(Kill)
 class KillAdmin(ReadOnlyAdmin):
-    list_display = ["order", "version", "step", "worker", "fence"]
+    list_display = ["order", "version", "step", "worker", "left"]
     list_filter = ["step"]
     ordering = ["order"]

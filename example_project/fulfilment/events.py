@@ -26,10 +26,11 @@ class Outcome(TextChoices):
 
 
 class Step(TextChoices):
-    """The points of a cycle at which somebody may look on; after both, the lease is still held."""
+    """The points of a batch's cycle at which somebody may look on."""
 
     LOCKED = "locked", "after the lock"
-    WRITTEN = "written", "after the write"
+    COMMITTED = "committed", "after the commit"
+    """Released is what was written; what had nothing to write is held until the batch ends."""
 
 
 @dataclass(frozen=True, slots=True)

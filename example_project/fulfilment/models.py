@@ -14,6 +14,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def acknowledged(self) -> "DeliveryQuerySet":
         return self.exclude(handled_at=None)
 
+    def payments_that_wait(self, orders: list[str]) -> set[str]:
+        """Return for which of these orders one does."""
+        return set(self.waiting().filter(order__in=orders, name="pay").values_list("order", flat=True))
+
+    def unpaid(self) -> set[str]:
+        """Return the orders whose payment never comes."""
+        return set(self.values_list("order", flat=True)) - set(self.filter(name="pay").values_list("order", flat=True))
+
     def acknowledge(self, delivery: "Delivery", result: Result, *, worker: str) -> None:
         """Note what a delivery came to, so that it does not come again."""
         rows = self.filter(pk=delivery.pk)
@@ -53,26 +61,29 @@ class Delivery(models.Model):
 
 class KillQuerySet(models.QuerySet["Kill"]):
     def planned(self) -> "KillQuerySet":
-        return self.filter(fence=None)
+        return self.filter(left__isnull=True)
 
     def done(self) -> "KillQuerySet":
-        return self.exclude(fence=None)
+        return self.exclude(left__isnull=True)
 
-    def claim(self, kill: "Kill", *, fence: int, worker: str) -> bool:
-        """Note who dies, under which lease; false where somebody else has done so already."""
-        return bool(self.planned().filter(pk=kill.pk).update(fence=fence, worker=worker))
+    def claim(self, kill: "Kill", *, left: dict[str, int], worker: str) -> bool:
+        """Note who dies, with which leases in hand; false where somebody else has done so already."""
+        return bool(self.planned().filter(pk=kill.pk).update(left=left, worker=worker))
 
 
 class Kill(models.Model):
-    """A planned death: the worker that takes this step with an order at this version is killed, and only the first.
+    """A planned death: the first worker that takes this step with an order at this version, or a later one, is killed.
 
-    Every order is locked at each version and written to the next one, so that each plan comes true.
+    Every order is locked at each version and committed as the next one. Where a worker that dies for another order
+    takes the occasion along, the delivery comes again, and so does the occasion: each plan comes true.
     """
 
     order = models.CharField(max_length=100)
     version = models.PositiveIntegerField()
     step = models.CharField(max_length=20, choices=Step)
-    fence = models.BigIntegerField(null=True, help_text="Of the lease that the dead worker held; null while planned.")
+    left = models.JSONField(
+        null=True, help_text="The fences of the leases that the dead worker held, by order; null while planned."
+    )
     worker = models.CharField(max_length=20, blank=True)
 
     objects = KillQuerySet.as_manager()

@@ -1,7 +1,9 @@
-"""A worker: it takes what waits in the inbox, in no order, until nothing does."""
+"""A worker: it takes what waits in the inbox, in no order, and the machines whose time is up."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from django.db import transaction
 
 from example_project.fulfilment.events import Outcome
 from example_project.fulfilment.models import Delivery
@@ -11,10 +13,10 @@ from machine_memory import memory
 
 EXECUTION_UNITS = 1
 LEASE_TTL = 2.0
-"""Seconds: hundreds of times what a cycle takes, and how long the order of a worker that died has to wait."""
-BATCH = 5
+"""Seconds: hundreds of times what a cycle takes, and how long the orders of a worker that died have to wait."""
+BATCH = 10
 PAUSE = 0.2
-"""Seconds to wait where every order of a batch was somebody else's."""
+"""Seconds to wait where there was nothing to do, or every order was somebody else's."""
 
 
 def new_orchestrator(observe: Observer | None = None) -> Orchestrator:
@@ -29,21 +31,26 @@ def new_orchestrator(observe: Observer | None = None) -> Orchestrator:
 
 
 def work(name: str, *, stopped: Callable[[], bool], observe: Observer | None = None) -> None:
-    """Handle what waits, until nothing does or ``stopped`` says so."""
+    """Handle what waits and what is due, until ``stopped`` says so."""
     orchestrator = new_orchestrator(observe)
-    while not stopped() and (batch := list(Delivery.objects.waiting().order_by("?")[:BATCH])):
-        outcomes = {handle(delivery, orchestrator, name) for delivery in batch}
-        if outcomes == {Outcome.DENIED}:
+    while not stopped():
+        outcomes = handle(Delivery.objects.waiting().order_by("?")[:BATCH], orchestrator, name)
+        # A payment that waits has come in time, however long it waits.
+        late = orchestrator.time_out(BATCH, in_time=Delivery.objects.payments_that_wait)
+        if outcomes <= {Outcome.DENIED} and not late:
             time.sleep(PAUSE)
 
 
-def handle(delivery: Delivery, orchestrator: Orchestrator, worker: str) -> Outcome:
-    """Handle a delivery, then acknowledge it or send it back."""
-    # In this order, as no transaction joins the inbox with a memory in Redis: a worker that dies in between leaves a
-    # delivery that comes again, as a duplicate. The other way round, an event might be acknowledged and never written.
-    result = orchestrator.handle(delivery.as_event())
-    if result.outcome == Outcome.DENIED:
-        Delivery.objects.send_back(delivery)
-    else:
-        Delivery.objects.acknowledge(delivery, result, worker=worker)
-    return result.outcome
+def handle(deliveries: Iterable[Delivery], orchestrator: Orchestrator, worker: str) -> set[Outcome]:
+    """Handle one delivery of each order, then acknowledge it or send it back; return what they came to."""
+    # In this order, as no transaction joins the inbox with a memory in Redis: a worker that dies in between leaves
+    # deliveries that come again, as duplicates. The other way round, an event might be acknowledged and never written.
+    batch = {delivery.order: delivery for delivery in deliveries}
+    results = orchestrator.handle_each(delivery.as_event() for delivery in batch.values())
+    with transaction.atomic():
+        for order, result in results.items():
+            if result.outcome == Outcome.DENIED:
+                Delivery.objects.send_back(batch[order])
+            else:
+                Delivery.objects.acknowledge(batch[order], result, worker=worker)
+    return {result.outcome for result in results.values()}

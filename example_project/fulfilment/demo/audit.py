@@ -1,10 +1,10 @@
 """Compare what the workers acknowledged with what the machines remember."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from example_project.fulfilment.events import Outcome
+from example_project.fulfilment.events import Outcome, Step
 from example_project.fulfilment.models import Delivery, Kill
 from machine_memory import Record, memory
 
@@ -12,20 +12,31 @@ from machine_memory import Record, memory
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     completed: int
-    """Orders that came to their end."""
+    """Orders that were delivered."""
+    cancelled: int
+    """Orders that came to the other end, as their time to pay was up."""
     handled: int
+    """Events that came from outside."""
     outcomes: Counter[str]
     denied: int
     waiting: int
     kills: Counter[str]
     """How many workers died, by step."""
     taken_over: int
+    """Leases that they held, and that others got later: all but those of orders that were complete already."""
+    stranded: int
+    """Leases among them of an order that was still to be advanced, and that nobody got."""
     lost: list[str]
     """Each update that was lost, or made twice, in a sentence."""
+    due: int
+    """Orders whose payment never came."""
+    fired: int
+    mistimed: list[str]
+    """Each timer that was lost, or fired twice or for nothing, in a sentence."""
 
     def passed(self, *, orders: int, kills: int) -> bool:
-        complete = self.completed == orders and not self.waiting
-        return complete and not self.lost and self.kills.total() == self.taken_over == kills
+        complete = self.completed + self.cancelled == orders and not self.waiting
+        return complete and not self.lost and not self.mistimed and self.kills.total() == kills and not self.stranded
 
 
 def audit() -> Audit:
@@ -36,16 +47,27 @@ def audit() -> Audit:
         by_order[delivery.order].append(delivery)
     records = {order: memory.record(order) for order in by_order}
     written = [record for record in records.values() if record]
+    fired = Counter({record.id: _history(record).count(f"{record.id}:cancel") for record in written})
+    unpaid = Delivery.objects.unpaid()
     kills = list(Kill.objects.done())
     return Audit(
-        completed=sum(record.status == "done" for record in written),
-        handled=sum(len(_history(record)) for record in written),
+        completed=sum(record.data["state"] == "delivered" for record in written),
+        cancelled=sum(record.data["state"] == "cancelled" for record in written),
+        handled=sum(len(_history(record)) for record in written) - fired.total(),
         outcomes=Counter(delivery.outcome for delivery in deliveries),
         denied=sum(delivery.denied for delivery in deliveries),
         waiting=Delivery.objects.waiting().count(),
         kills=Counter(kill.step for kill in kills),
-        taken_over=sum(_is_taken_over(kill, records.get(kill.order)) for kill in kills),
+        taken_over=sum(_is_taken_over(kill, order, records) for kill in kills for order in kill.left or ()),
+        stranded=sum(not _is_taken_over(kill, kill.order, records) for kill in kills if kill.step == Step.LOCKED),
         lost=[sentence for order in by_order for sentence in _lost(order, records[order], by_order[order])],
+        due=len(unpaid),
+        fired=fired.total(),
+        mistimed=[
+            f"The timer of {order} fired {fired[order]} times instead of {order in unpaid:d}."
+            for order in by_order
+            if fired[order] != (order in unpaid)
+        ],
     )
 
 
@@ -54,8 +76,9 @@ def _history(record: Record) -> list[str]:
     return history
 
 
-def _is_taken_over(kill: Kill, record: Record | None) -> bool:
-    return record is not None and kill.fence is not None and record.fence > kill.fence
+def _is_taken_over(kill: Kill, order: str, records: Mapping[str, Record | None]) -> bool:
+    record = records.get(order)
+    return record is not None and kill.left is not None and record.fence > kill.left[order]
 
 
 def _lost(order: str, record: Record | None, deliveries: list[Delivery]) -> list[str]:

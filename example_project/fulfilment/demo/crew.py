@@ -72,20 +72,18 @@ class Crew:
         for worker in self._workers:
             worker.wait()
 
-    def tend(self) -> bool:
-        """Replace the workers that were killed as planned, and return whether any is still at work.
+    def tend(self) -> None:
+        """Replace the workers that were killed as planned.
 
         Raises ``CommandError`` where one ended in another way.
         """
         for worker in [worker for worker in self._workers if worker.status() is not None]:
-            if worker.status() == -signal.SIGKILL and Kill.objects.done().filter(worker=worker.name).exists():
-                self._hire()
-            elif worker.status() != 0:
+            if worker.status() != -signal.SIGKILL or not Kill.objects.done().filter(worker=worker.name).exists():
                 raise CommandError(f"{worker.name} ended with status {worker.status()}.\n{worker.output()}")
+            self._hire()
             self._workers.remove(worker)
             worker.dismiss()
             worker.wait()
-        return bool(self._workers)
 
     def _hire(self) -> None:
         self._workers.append(WorkerProcess(f"worker-{next(self._numbers)}"))

@@ -18,6 +18,10 @@ DUPLICATED = 0.25
 """The share of events that are delivered twice."""
 OLD = 5
 """One order in so many began with the first edition of the workflow, and is in flight already."""
+UNPAID = 20
+"""One order in so many is never paid for."""
+TIMED = 2
+"""How many deaths at most are to hit the cancellation of an order, one for each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,13 @@ class Order:
         return self.number % OLD == 0
 
     @property
+    def is_unpaid(self) -> bool:
+        return self.number % UNPAID == 1
+
+    @property
     def event_names(self) -> list[str]:
-        return (Fulfilment1 if self.is_old else Fulfilment2).event_names()
+        names = (Fulfilment1 if self.is_old else Fulfilment2).event_names()
+        return names[:1] if self.is_unpaid else names
 
 
 def fill(*, orders: int, kills: int, random: Random) -> None:
@@ -43,7 +52,7 @@ def fill(*, orders: int, kills: int, random: Random) -> None:
     _forget_last_run(new)
     _deliver(new, random)
     _begin(order for order in new if order.is_old)
-    _plan_kills(random.sample(new, kills), random)
+    _plan_kills(new, kills, random)
 
 
 def _forget_last_run(orders: Iterable[Order]) -> None:
@@ -73,15 +82,17 @@ def _begin(orders: Iterable[Order]) -> None:
     """Let a release that knew the first edition alone handle the first event of these orders."""
     release = create_arvo_orchestrator(memory=memory, execution_units=EXECUTION_UNITS, machines=[Fulfilment1])
     first, *_ = Fulfilment1.event_names()
-    for delivery in Delivery.objects.filter(order__in=[order.id for order in orders], name=first):
-        handle(delivery, release, "last year")
+    handle(Delivery.objects.filter(order__in=[order.id for order in orders], name=first), release, "last year")
 
 
-def _plan_kills(victims: Iterable[Order], random: Random) -> None:
-    kills = []
-    for order, step in zip(victims, cycle(Step), strict=False):
-        version = random.randrange(1 if order.is_old else 0, len(order.event_names))
-        if step == Step.WRITTEN:
-            version += 1
-        kills.append(Kill(order=order.id, version=version, step=step))
-    Kill.objects.bulk_create(kills)
+def _plan_kills(orders: list[Order], kills: int, random: Random) -> None:
+    unpaid = [order for order in orders if order.is_unpaid]
+    timed = random.sample(unpaid, min(TIMED, kills // 2, len(unpaid)))
+    others = random.sample([order for order in orders if order not in timed], kills - len(timed))
+    versions = {order: len(order.event_names) for order in timed} | {
+        order: random.randrange(1 if order.is_old else 0, len(order.event_names)) for order in others
+    }
+    Kill.objects.bulk_create(
+        Kill(order=order.id, version=version + (step == Step.COMMITTED), step=step)
+        for (order, version), step in zip(versions.items(), cycle(Step), strict=False)
+    )

@@ -11,11 +11,13 @@ from example_project.fulfilment.demo.audit import Audit, audit
 from example_project.fulfilment.demo.crew import Crew
 from example_project.fulfilment.demo.inbox import fill
 from example_project.fulfilment.models import Delivery, Kill
+from example_project.fulfilment.orchestrator import DONE
+from machine_memory import memory
 
 GLANCE = 0.1
 """Seconds between two looks at the crew."""
 PATIENCE = 30
-"""Seconds without an acknowledgement after which the run is given up."""
+"""Seconds in which nothing moves, after which the run is given up."""
 
 
 def run(console: Console, *, orders: int, workers: int, kills: int, seed: int) -> Audit:
@@ -29,19 +31,25 @@ def run(console: Console, *, orders: int, workers: int, kills: int, seed: int) -
     )
     with Progress(*columns, console=console) as progress, Crew(workers) as crew:
         bar = progress.add_task("", total=Delivery.objects.count(), killed=0)
-        done, moved_at = _show(progress, bar), time.monotonic()
-        while crew.tend():
+        left, moved_at = _left(), time.monotonic()
+        while left:
+            crew.tend()
             time.sleep(GLANCE)
-            before, done = done, _show(progress, bar)
-            if done > before:
+            _show(progress, bar)
+            before, left = left, _left()
+            if left != before:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > PATIENCE:
-                raise CommandError(f"No delivery was acknowledged for {PATIENCE} seconds.")
-        _show(progress, bar)
+                raise CommandError(f"No delivery was acknowledged, and no order was cancelled, for {PATIENCE} seconds.")
     return audit()
 
 
-def _show(progress: Progress, bar: TaskID) -> int:
-    done = Delivery.objects.acknowledged().count()
-    progress.update(bar, completed=done, killed=Kill.objects.done().count())
-    return done
+def _show(progress: Progress, bar: TaskID) -> None:
+    progress.update(bar, completed=Delivery.objects.acknowledged().count(), killed=Kill.objects.done().count())
+
+
+def _left() -> int:
+    """Return how many deliveries wait; where none does, how many orders do, for a payment that never comes."""
+    return Delivery.objects.waiting().count() or sum(
+        record is None or record.status != DONE for record in map(memory.record, Delivery.objects.unpaid())
+    )

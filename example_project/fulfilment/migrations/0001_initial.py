@@ -52,13 +52,14 @@ class Migration(migrations.Migration):
                 (
                     "step",
                     models.CharField(
-                        choices=[("locked", "after the lock"), ("written", "after the write")], max_length=20
+                        choices=[("locked", "after the lock"), ("committed", "after the commit")], max_length=20
                     ),
                 ),
                 (
-                    "fence",
-                    models.BigIntegerField(
-                        help_text="Of the lease that the dead worker held; null while planned.", null=True
+                    "left",
+                    models.JSONField(
+                        help_text="The fences of the leases that the dead worker held, by order; null while planned.",
+                        null=True,
                     ),
                 ),
                 ("worker", models.CharField(blank=True, max_length=20)),

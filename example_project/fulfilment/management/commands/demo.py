@@ -50,7 +50,9 @@ class Command(BaseCommand):
             raise CommandError("Interrupted. Every worker has ended.", returncode=130) from None
         report(console, audit, orders=orders, place=place)
         if not audit.passed(orders=orders, kills=kill):
-            raise CommandError("An order is not complete, a lease was not taken over, or an update was lost.")
+            raise CommandError(
+                "An order is not complete, a lease was not taken over, or an update or a timer was lost."
+            )
         if tree:
             console.print(tree)
         console.print("Look next: make serve")

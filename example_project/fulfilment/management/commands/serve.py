@@ -7,11 +7,13 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
 
+from example_project.fulfilment.demo.store import store
 from example_project.fulfilment.shop.login import NAME, renew_password
 from example_project.fulfilment.shop.orders import place
 from example_project.fulfilment.shop.workers import at_work
-from machine_memory import LockDenied, memories
+from machine_memory import LockDenied, memories, memory
 
 HOST = "127.0.0.1"
 ALONE = 10
@@ -33,10 +35,13 @@ class Command(BaseCommand):
             from example_project.tracing import instrument  # noqa: PLC0415  # It needs what TRACE=1 installs.
 
             instrument()
-        memory = memories["inbox"]  # In the database, also with MEMORY=redis: the admin shows no other.
         try:
-            # It is never written: the admin shows such a machine, too.
-            with memory.lease("serve", ttl=ALONE, keep_alive=True):
+            # In the database, also with MEMORY=redis, as the login is there. It is never written: the admin shows such
+            # a machine, too.
+            with (
+                memories["inbox"].lease("serve", ttl=ALONE, keep_alive=True),
+                store(Console(highlight=False)),
+            ):
                 place(memory)
                 password = renew_password()
                 self.stdout.write(f"For this example alone, log in as {NAME} with the password {password}")

@@ -12,7 +12,9 @@ from example_project.fulfilment.worker import work
 
 
 class Command(BaseCommand):
-    help = "Handle the deliveries that wait in the inbox, until none does or the standard input ends."
+    help = (
+        "Handle the deliveries that wait in the inbox and the orders whose time is up, until the standard input ends."
+    )
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
