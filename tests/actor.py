@@ -15,23 +15,27 @@ from typing import Any
 from django.db import connections
 
 
+def environment(alias: str) -> dict[str, str]:
+    """Return the environment of a process that uses the databases of this test."""
+    wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
+    databases = {
+        name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
+        for name in {alias, f"{alias}-proxied", "default"} & set(connections)
+    }
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.actor_settings",
+        "MACHINE_MEMORY_TEST_DATABASES": json.dumps(databases, default=str),
+    }
+
+
 class Actor:
     """Another process with the same memory. ``tell`` and ``answer`` are apart, so that several can work at once."""
 
     def __init__(self, alias: str) -> None:
-        wanted = ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")
-        databases = {
-            name: {key: value for key, value in connections[name].settings_dict.items() if key in wanted}
-            for name in {alias, f"{alias}-proxied", "default"} & set(connections)
-        }
-        environment = {
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.actor_settings",
-            "MACHINE_MEMORY_TEST_DATABASES": json.dumps(databases, default=str),
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.actor", alias],
-            env=environment,
+            env=environment(alias),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -65,6 +69,9 @@ class Actor:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
+        self.wait_until_stopped()
+
+    def wait_until_stopped(self) -> None:
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:

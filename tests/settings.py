@@ -54,7 +54,7 @@ DATABASES: dict[str, dict[str, Any]] = {
     },
     **servers.databases(),
 }
-DATABASE_ROUTERS = ["tests.routers.OnlyMachinesElsewhere"]
+DATABASE_ROUTERS = ["tests.database.routers.OnlyMachinesElsewhere"]
 CACHES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     **servers.caches(),
@@ -67,5 +67,6 @@ MACHINE_MEMORIES = {
         for alias in servers.CACHES.values()
         if alias in CACHES
     },
+    **servers.clusters(),
     "simple": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"},
 }

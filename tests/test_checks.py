@@ -13,8 +13,8 @@ from django.test import override_settings
 
 from machine_memory import RedisMachineMemory
 from tests import servers
-from tests.redis_server import RedisServer, programs
-from tests.stores import set_up
+from tests.database.store import set_up
+from tests.redis.server import RedisServer, programs
 
 ROOT = Path(__file__).parents[1]
 REDIS = "machine_memory.backends.redis.RedisMachineMemory"
@@ -30,13 +30,13 @@ def messages(*, deploy: bool = False) -> dict[str, CheckMessage]:
 def cache(location: Any = "redis://127.0.0.1", **options: Any) -> Any:
     """Set up a memory on a cache with these options, and no other."""
     params = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location, "OPTIONS": options}
-    return override_settings(CACHES={"default": params}, MACHINE_MEMORIES={"fast": {"BACKEND": REDIS}})
+    return override_settings(CACHES={"default": params}, MACHINE_MEMORIES={"default": {"BACKEND": REDIS}})
 
 
-def database(alias: str = "default", **settings: Any) -> dict[str, CheckMessage]:
+def database(alias: str = "default", *, deploy: bool = False, **settings: Any) -> dict[str, CheckMessage]:
     """Return what is said of a memory in a database with these settings changed."""
-    with set_up(alias, **settings), override_settings(MACHINE_MEMORIES={"fast": using(alias)}):
-        return messages()
+    with set_up(alias, **settings), override_settings(MACHINE_MEMORIES={"default": using(alias)}):
+        return messages(deploy=deploy)
 
 
 def using(alias: str) -> Any:
@@ -54,18 +54,37 @@ def test_the_settings_of_the_example_are_quiet(memory: str) -> None:
     subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
 
 
-@pytest.mark.parametrize("settings", [[], {"fast": 5}, {"fast": {"BACKEND": "nowhere"}}, {"fast": {"LOCK_TTL": -1}}])
+@pytest.mark.parametrize(
+    "settings",
+    [[], *({"default": wrong} for wrong in (5, {"BACKEND": "nowhere"}, {"BACKEND": ".x"}, {"LOCK_TTL": -1}, {1: 2}))],
+)
 def test_settings_that_are_wrong(settings: Any) -> None:
     with override_settings(MACHINE_MEMORIES=settings):
         found = messages()
     assert list(found) == ["E001"]
     assert "MACHINE_MEMORIES" in found["E001"].msg
-    assert found["E001"].hint == "Correct MACHINE_MEMORIES: see Settings in the README."
+    assert found["E001"].hint == "Correct MACHINE_MEMORIES: see docs/reference/settings.md."
+
+
+def test_an_alias_that_the_name_of_a_machine_may_end_with() -> None:
+    with override_settings(MACHINE_MEMORIES={"default": {}, "a in memory default": {}}):
+        found = messages()
+    assert list(found) == ["E001"]
+    assert "an alias must not have 'in memory' before another word" in found["E001"].msg
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_memories_none_of_which_is_the_default(deploy: bool) -> None:
+    with override_settings(MACHINE_MEMORIES={"fast": {}}):
+        found = messages(deploy=deploy)
+    assert list(found) == ["W001"]
+    assert found["W001"].msg == "MACHINE_MEMORIES has no 'default': whatever uses `memory` raises InvalidConfiguration."
+    assert found["W001"].hint == "Name one of them 'default'; or use `memories[alias]` alone, and silence this."
 
 
 def test_a_cache_that_is_not_there() -> None:
     params = {"BACKEND": REDIS, "OPTIONS": {"cache": "nowhere"}}
-    with override_settings(MACHINE_MEMORIES={"fast": params}):
+    with override_settings(MACHINE_MEMORIES={"default": params}):
         found = messages()
     assert "'nowhere' is not in CACHES" in found["E001"].msg
 
@@ -79,7 +98,7 @@ class TestRedis:
         with cache(IGNORE_EXCEPTIONS=True):
             found = messages()
         assert list(found) == ["E101"]
-        assert str(found["E101"]).startswith("MACHINE_MEMORIES['fast']: (machine_memory.E101) The cache 'default'")
+        assert str(found["E101"]).startswith("MACHINE_MEMORIES['default']: (machine_memory.E101) The cache 'default'")
 
     def test_all_caches_that_ignore_exceptions(self) -> None:
         with cache(), override_settings(DJANGO_REDIS_IGNORE_EXCEPTIONS=True):
@@ -104,6 +123,16 @@ class TestRedis:
             assert "allkeys-lru" in found["W102"].msg
             assert messages() == {}
 
+    def test_a_server_whose_disk_was_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        info = redis.Redis.info
+        late = {"aof_delayed_fsync": 7, "redis_version": "5.0.14"}
+        monkeypatch.setattr(redis.Redis, "info", lambda client: {**info(client), **late})
+        with RedisServer(programs()[-1], appendonly="yes") as server, cache(server.url):
+            found = messages(deploy=True)
+        assert list(found) == ["W105", "W106"]
+        assert "has waited 7 times for its disk" in found["W105"].msg
+        assert "is of version 5.0.14" in found["W106"].msg
+
     def test_a_server_that_keeps_them_is_quiet(self) -> None:
         with RedisServer(programs()[-1], appendonly="yes") as server, cache(server.url):
             assert messages(deploy=True) == {}
@@ -116,7 +145,7 @@ class TestRedis:
 
     def test_a_client_of_ones_own_has_no_cache_to_check(self) -> None:
         memory = RedisMachineMemory(client=redis.Redis(socket_timeout=1))
-        assert list(memory.check(deploy=False)) == []
+        assert list(memory.store.check(deploy=False)) == []
 
 
 class TestDatabase:
@@ -124,7 +153,7 @@ class TestDatabase:
         assert database() == {}
 
     def test_a_database_that_is_not_there(self) -> None:
-        with override_settings(MACHINE_MEMORIES={"fast": using("nowhere")}):
+        with override_settings(MACHINE_MEMORIES={"default": using("nowhere")}):
             found = messages()
         assert list(found) == ["E001"]
         assert found["E001"].msg.startswith("'nowhere' is not in DATABASES (default")
@@ -145,7 +174,9 @@ class TestDatabase:
     def test_a_database_with_a_transaction_around_each_request(self) -> None:
         found = database(ATOMIC_REQUESTS=True)
         assert list(found) == ["W201"]
-        assert str(found["W201"]).startswith("MACHINE_MEMORIES['fast']: (machine_memory.W201) The database 'default'")
+        assert str(found["W201"]).startswith(
+            "MACHINE_MEMORIES['default']: (machine_memory.W201) The database 'default'"
+        )
 
     def test_a_database_that_keeps_no_machines_may_have_one(self) -> None:
         with set_up("default", ATOMIC_REQUESTS=True), override_settings(MACHINE_MEMORIES=TestInProcess.MEMORIES):
@@ -153,11 +184,12 @@ class TestDatabase:
 
     @pytest.mark.parametrize("options", [{}, {"transaction_mode": None}, {"transaction_mode": "deferred"}])
     def test_sqlite_whose_transactions_begin_as_readers(self, options: Any) -> None:
-        assert list(database(OPTIONS=options)) == ["W202"]
+        assert database(OPTIONS=options) == {}, "it would come before every command of a project that is new"
+        assert list(database(deploy=True, OPTIONS=options)) == ["W202"]
 
     @pytest.mark.parametrize("mode", ["immediate", "EXCLUSIVE"])
     def test_sqlite_whose_transactions_begin_as_writers_is_quiet(self, mode: str) -> None:
-        assert database(OPTIONS={"transaction_mode": mode}) == {}
+        assert database(deploy=True, OPTIONS={"transaction_mode": mode}) == {}
 
     @pytest.mark.skipif("mariadb" in servers.missing, reason=str(servers.missing.get("mariadb")))
     @pytest.mark.parametrize(
@@ -174,7 +206,7 @@ class TestDatabase:
 
 
 class TestInProcess:
-    MEMORIES = {"fast": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"}}
+    MEMORIES = {"default": {"BACKEND": "machine_memory.backends.simple.SimpleMachineMemory"}}
 
     def test_it_is_not_for_production(self) -> None:
         with override_settings(MACHINE_MEMORIES=self.MEMORIES, DEBUG=False):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import REGISTRY
 
-from machine_memory import LockLost, SimpleMachineMemory, telemetry
-from tests.stores import Clock
+from machine_memory import BaseMachineMemory, LockLost
+from machine_memory.backends.simple import SimpleStore
+from machine_memory.core import telemetry
+from tests.contract.stores import Clock
 
 DASHBOARD: dict[str, Any] = json.loads((Path(__file__).parents[1] / "example_project/grafana.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -41,24 +44,25 @@ def use_everything() -> None:
     class Failure(Exception):
         pass
 
-    class Failing(SimpleMachineMemory):
+    class Failing(SimpleStore):
         failures = (Failure,)
         failure: Failure | None = None
 
-        def _read(self, id: str) -> object:
+        def read(self, id: str) -> object:
             if self.failure:
                 self.failure = None
                 raise Failure
-            return super()._read(id)
+            return super().read(id)
 
-        def _may_read_again(self, failure: BaseException) -> bool:
+        def may_read_again(self, failure: BaseException) -> bool:
             return True
 
-        def _release(self, id: str, *, token: str | None) -> bool:
+        def release(self, id: str, *, token: str | None) -> bool:
             raise Failure
 
     clock = Clock()
-    memory = Failing(clock=clock)
+    store = Failing(clock)
+    memory = BaseMachineMemory(store)
     with memory.lease("a", ttl=60) as lease:
         lease.write({})
         memory.force_unlock("a")
@@ -68,8 +72,11 @@ def use_everything() -> None:
     clock.now += 1000
     with memory.lease("b") as lease:
         lease.commit({})
-    memory.failure = Failure()
+    store.failure = Failure()
     memory.read("a")
+    memory.write("c", {}, wake_at=timedelta(0))
+    with memory.claim(max_attempts=1) as batch:
+        batch.commit({"c": {}})
 
 
 def test_every_name_in_an_expression_is_exported(exported: dict[str, set[str]]) -> None:

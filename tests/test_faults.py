@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from machine_memory import LockError, ReadError, UnknownOutcome, WriteError
+from tests.contract.stores import ServerStore
 from tests.proxy import Proxy
-from tests.stores import ServerStore
 
 
 class TestLostReplies:
@@ -59,7 +59,7 @@ class TestLostReplies:
     def test_a_read_whose_reply_was_lost_is_repeated(self, server: ServerStore, proxy: Proxy) -> None:
         server.memory.write("a", {"n": 1})
         proxy.after = server.question
-        self.memory._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
+        self.memory._reads._retrying.sleep = lambda seconds: setattr(proxy, "after", None)
 
         assert self.memory.read("a") == {"n": 1}
         assert proxy.connections == 2
@@ -71,7 +71,7 @@ class TestLostReplies:
         server.hang_up(self.memory)
         proxy.refuse()
         waits: list[float] = []
-        self.memory._retrying.sleep = waits.append
+        self.memory._reads._retrying.sleep = waits.append
 
         with pytest.raises(ReadError, match=rf"The store failed to read 'a' \({server.no_answer}\)"):
             self.memory.read("a")

@@ -6,8 +6,16 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from redis import Redis
 
-from machine_memory import DatabaseMachineMemory, InvalidConfiguration, SimpleMachineMemory, memories, memory
+from machine_memory import (
+    DatabaseMachineMemory,
+    InvalidConfiguration,
+    RedisMachineMemory,
+    SimpleMachineMemory,
+    memories,
+    memory,
+)
 from tests.conftest import in_thread
 
 SIMPLE = "machine_memory.backends.simple.SimpleMachineMemory"
@@ -22,7 +30,7 @@ def test_without_settings_the_default_database_is_the_memory(settings: Any) -> N
 
     default = memories["default"]
     assert isinstance(default, DatabaseMachineMemory)
-    assert (default.using, default.lock_ttl) == ("default", 120)
+    assert (default.store.database, default.lock_ttl) == ("default", 120)
     assert list(memories) == ["default"]
 
 
@@ -33,13 +41,29 @@ def test_the_singular_is_the_default_one() -> None:
         assert [info.id for info in memories["default"].held_locks()] == ["a"]
 
 
+def test_in_a_shell_each_says_what_it_is() -> None:
+    url = "redis://someone:secret@127.0.0.1:1/0"
+    redis = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url}
+    backend = {"BACKEND": "machine_memory.backends.redis.RedisMachineMemory", "OPTIONS": {"cache": "machines"}}
+    with (
+        override_settings(CACHES={"machines": redis}),
+        configured(default={"OPTIONS": {"using": "main"}}, fast={"BACKEND": SIMPLE}, far=backend),
+    ):
+        assert repr(memory) == repr(memories["default"]) == "<DatabaseMachineMemory 'default' in database 'main'>"
+        assert repr(memories["fast"]) == "<SimpleMachineMemory 'fast' in this process>"
+        assert repr(memories["far"]) == "<RedisMachineMemory 'far' in cache 'machines'>"
+    own = RedisMachineMemory(client=Redis.from_url(url), key_prefix="shop:")
+    assert repr(own) == "<RedisMachineMemory '-' in Redis, under 'shop:machine:'>"
+    assert repr(SimpleMachineMemory()) == "<SimpleMachineMemory '-' in this process>"
+
+
 def test_keys_and_options_become_arguments() -> None:
     options = {"LOCK_TTL": 60, "MAX_DATA_BYTES": 1000, "MAX_DATA_DEPTH": 3, "REQUIRE_LEASE": True}
     with configured(other={**options, "OPTIONS": {"using": "elsewhere"}}):
         other = memories["other"]
 
     assert isinstance(other, DatabaseMachineMemory)
-    assert (other.using, other.lock_ttl, other.max_data_bytes) == ("elsewhere", 60, 1000)
+    assert (other.store.database, other.lock_ttl, other.max_data_bytes) == ("elsewhere", 60, 1000)
     assert (other.max_data_depth, other.require_lease) == (3, True)
 
 
@@ -83,6 +107,19 @@ def test_settings_are_read_when_used_and_never_written() -> None:
             {"default": {"BACKEND": "nowhere.Memory"}},
             "MACHINE_MEMORIES['default']['BACKEND']: No module named 'nowhere'",
         ),
+        *(
+            (
+                {"default": {"BACKEND": path}},
+                f"MACHINE_MEMORIES['default']['BACKEND'] must be a dotted path from the top, not '{path}'.",
+            )
+            for path in (".Memory", "..Memory")
+        ),
+        ({"default": {1: 2}}, "MACHINE_MEMORIES['default'] must have keys that are str, not 1."),
+        (
+            {"default": {"OPTIONS": {1: 2}}},
+            "MACHINE_MEMORIES['default']['OPTIONS'] must have keys that are str, not 1.",
+        ),
+        ({"default": {}, 1: {}}, "MACHINE_MEMORIES must have keys that are str, not 1."),
         (
             {"default": {"BACKEND": 5}},
             "MACHINE_MEMORIES['default']['BACKEND'] must be the dotted path of a memory, not 5.",
@@ -106,9 +143,12 @@ def test_settings_are_read_when_used_and_never_written() -> None:
         ({"default": {"REQUIRE_LEASE": 1}}, "MACHINE_MEMORIES['default']: REQUIRE_LEASE must be a bool, not 1."),
         (
             {"default": {"LOCK_TLL": 5}},
-            "MACHINE_MEMORIES['default']: MemorySteps.__init__() got an unexpected keyword ",
+            "MACHINE_MEMORIES['default']: BaseMachineMemory.__init__() got an unexpected keyword ",
         ),
-        ({"default": {"OPTIONS": {"usin": "x"}}}, "MACHINE_MEMORIES['default']: MemorySteps.__init__() got an unexpec"),
+        (
+            {"default": {"OPTIONS": {"usin": "x"}}},
+            "MACHINE_MEMORIES['default']: BaseMachineMemory.__init__() got",
+        ),
         ({"default": {"OPTIONS": ["x"]}}, "MACHINE_MEMORIES['default']['OPTIONS'] must be a dict, not <list>."),
     ],
 )
@@ -117,6 +157,18 @@ def test_what_is_wrong_in_them_is_named(aliases: Any, message: str) -> None:
         memories["default"]
     assert str(refused.value).startswith(message)
     assert isinstance(refused.value, ImproperlyConfigured)
+
+
+@pytest.mark.parametrize("alias", ["a in memory b", "in memory b", " in memory "])
+def test_an_alias_that_the_name_of_a_machine_may_end_with_is_refused(alias: str) -> None:
+    with override_settings(MACHINE_MEMORIES={"b": {}, alias: {}}):
+        with pytest.raises(InvalidConfiguration) as refused:
+            memories[alias]
+        assert isinstance(memories["b"], DatabaseMachineMemory)
+    assert str(refused.value) == (
+        f"MACHINE_MEMORIES['{alias}']: an alias must not have 'in memory' before another word: the admin could not tell"
+        " its machines from those of other memories."
+    )
 
 
 def test_two_memories_in_process_are_two() -> None:

@@ -4,27 +4,33 @@ import inspect
 import pkgutil
 import re
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 
 import pytest
 from django.db.models import Manager
 
 import machine_memory
-from machine_memory.models import MachineQuerySet
+from machine_memory.backends.database.queries import MachineQuerySet
 
 HOOKS = {
     "AppConfig": "name verbose_name ready",
     "BaseCommand": "help requires_system_checks create_parser add_arguments handle",
+    "ChangeList": """
+        get_filters_params get_ordering get_queryset get_results can_show_all full_result_count multi_page paginator
+        result_count result_list show_admin_actions show_full_result_count
+    """,
     "CharField": "db_type db_parameters",
     "Form": "base_fields declared_fields media",  # Django's own metaclass makes them.
     "Func": "as_sql output_field",
     "Index": "create_sql deconstruct",
     "JSONField": "db_type from_db_value get_db_prep_value get_lookup get_transform select_format",
     "ModelAdmin": """
-        actions list_display list_display_links list_filter list_max_show_all lookup_allowed ordering paginator
-        search_fields search_help_text show_facets show_full_result_count sortable_by change_view changelist_view
-        get_fieldsets get_object get_ordering get_queryset get_readonly_fields get_search_results get_sortable_by
-        get_urls has_add_permission has_change_permission has_delete_permission has_view_permission media
+        action_checkbox actions list_display list_display_links list_filter list_max_show_all lookup_allowed ordering
+        paginator search_fields search_help_text show_facets show_full_result_count sortable_by change_view
+        changelist_view get_changelist get_fieldsets get_paginator get_object get_ordering get_preserved_filters
+        get_queryset get_readonly_fields get_search_results get_sortable_by get_urls has_add_permission
+        has_change_permission has_delete_permission has_view_permission media
     """,
     "PathConverter": "regex to_python to_url",
     "Paginator": "count _get_page",
@@ -50,6 +56,7 @@ def is_djangos(kind: type) -> bool:
     return kind.__module__.startswith("django.")
 
 
+@cache
 def names(kind: type) -> set[str]:
     """Return the names that a class has by its own definition, those of its instances among them."""
     found = set(vars(kind))

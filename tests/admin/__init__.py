@@ -1,0 +1,1 @@
+"""The admin, in a client and in a browser."""

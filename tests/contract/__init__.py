@@ -1,0 +1,1 @@
+"""What every store promises, and the stores that it is asked of."""

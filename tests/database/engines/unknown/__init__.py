@@ -1,0 +1,1 @@
+"""A backend that speaks PostgreSQL's protocol, and is another database."""

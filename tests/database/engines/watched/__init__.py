@@ -1,0 +1,1 @@
+"""PostgreSQL, with something in between that looks on."""

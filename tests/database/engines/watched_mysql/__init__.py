@@ -1,0 +1,1 @@
+"""MySQL, with something in between that looks on."""
