@@ -40,6 +40,10 @@ def advance(state: dict[str, Any]) -> None:
     history.append({**history.pop(0), "id": f"evt-{state['revision']:06}"})
 
 
+def encode(state: object) -> str:
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+
+
 def length(state: object) -> int:
     """Return the bytes of ``state`` as compact JSON."""
-    return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode())
+    return len(encode(state).encode())

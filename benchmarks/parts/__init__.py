@@ -1,1 +1,0 @@
-"""The comparisons, one module each: ``measured(run)`` returns a section of the report."""
