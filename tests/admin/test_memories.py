@@ -20,7 +20,7 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from machine_memory import BaseMachineMemory, Metadata, memories
+from machine_memory import Metadata, memories
 from machine_memory.admin.memories import Name
 from machine_memory.backends.redis.store import RedisStore
 from machine_memory.core.records import Sought
@@ -29,7 +29,7 @@ from tests.admin import test_admin
 from tests.admin.conftest import REDIS
 from tests.admin.test_admin import HELD_LOCKS, MACHINES, PERMISSIONS, client_of, lease, selected
 from tests.conftest import Worker, redis_servers
-from tests.contract.stores import named
+from tests.contract.stores import looked_through, named
 from tests.contract.suite import HOSTILE_IDS
 from tests.database.store import set_up
 from tests.redis.store import sent_by
@@ -326,7 +326,7 @@ class TestLists:
         store.memory.write("a", {"n": 1}, metadata=Metadata(parent="p"))
         Worker(store.memory).lock("b")
         sought = {"everything": Sought(), "a": Sought(prefix="a"), "leased": Sought(leased=True)}
-        found = {name: _everything(store.memory, asked) for name, asked in sought.items()}
+        found = {name: looked_through(store.memory, asked) for name, asked in sought.items()}
         (seen,) = store.memory.store.look_at(["a", "absent"], with_data=True)
 
         assert found == {"everything": {"a", "b"}, "a": {"a"}, "leased": {"b"}}
@@ -681,14 +681,6 @@ class TestNames:
             for alias, id in (("default", "a in memory books"), ("books", "a"))
         }
         assert shown == {"default": "default", "books": "books"}
-
-
-def _everything(memory: BaseMachineMemory, sought: Sought) -> set[str]:
-    machines, further = memory.store.look(sought, "", 100)
-    while further:
-        more, further = memory.store.look(sought, further, 100)
-        machines += more
-    return {machine.id for machine in machines}
 
 
 def _refuse(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from asgiref.sync import sync_to_async
 import tests
 from machine_memory import BaseMachineMemory, SimpleMachineMemory
 from machine_memory.backends.simple import SimpleStore as StoreInProcess
+from machine_memory.core.records import Sought
 from tests.proxy import Proxy
 
 T = TypeVar("T")
@@ -174,3 +175,12 @@ def named(name: str) -> Store:
     kinds = {known: kind for module in modules for known, kind in module.STORES.items()}
     store: Store = kinds.get(name, SimpleStore)(name)
     return store
+
+
+def looked_through(memory: BaseMachineMemory, sought: Sought) -> set[str]:
+    """Return the ids of all that a memory finds in as many looks as it takes, whatever else lies in its server."""
+    machines, further = memory.store.look(sought, "", 100)
+    while further:
+        more, further = memory.store.look(sought, further, 100)
+        machines += more
+    return {machine.id for machine in machines}
