@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from machine_memory.core.lease import Lease
+from machine_memory.core.lease import Lease, Memory
 from machine_memory.core.validation import MAX_LABEL_LENGTH
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ NESTED = 10
 """Requests and tasks within each other. Some hosts never say that one is over."""
 
 
-def held(memory: object, id: str) -> Lease | None:
+def held(memory: Memory, id: str) -> Lease | None:
     """Return the lease that this context took of ``id`` and has not given back, be it live or lost."""
-    key = (memory, id)
+    key = (memory.store, id)
     lease = _held.get()[hash(key) % SHARDS].get(key)
     if lease is None or not lease._is_given_back:
         return lease

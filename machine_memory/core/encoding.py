@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from json.encoder import encode_basestring
 from typing import Any
 
 from machine_memory.core.records import EncodedData
@@ -15,11 +14,6 @@ def _as_dict(value: object) -> dict[Any, Any]:
 
 
 as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_dict).encode
-
-
-def as_json_text(text: str) -> str:
-    """Return text as it stands in JSON, without an encoder being made for it."""
-    return encode_basestring(text)
 
 
 def decode(text: str | None) -> object:

@@ -201,7 +201,7 @@ class Lease(Generic[Written, Shown]):
     @property
     def _key(self) -> Hashable:
         """By what a context remembers it."""
-        return self._memory, self.id
+        return self._memory.store, self.id
 
     @property
     def _ref(self) -> LeaseRef:

@@ -68,7 +68,7 @@ class Page:
 
     def _fill_each(self, kind: str) -> None:
         asked, in_order = _asked_rows(kind), "ORDER BY asked_id"
-        self._names |= {"asked": asked}
+        self._names |= {"asked": asked, "asked_with_states": _asked_rows(kind, sql.ASKED_STATES)}
         of_asked = f"FROM {asked} {in_order if kind == 'mariadb' else ''}"  # SQLite has one writer at a time.
         self.acquire_each = self._each(sql.ACQUIRE_EACH[kind], of_asked=of_asked)
         self.insert_lease_each = self._each(sql.INSERT_LEASE, bound=f"bound, {asked}", in_order=in_order)
@@ -141,8 +141,8 @@ class Page:
         return " ".join(text.format(**{**self._names, **more}).split())
 
 
-def _asked_rows(kind: str) -> str:
+def _asked_rows(kind: str, states: str = "") -> str:
     types, column = sql.ASKED_TYPES[kind], sql.ASKED_COLUMN[kind]
     typed = {name: types.get(name, types[""]) for name in sql.ASKED}
     columns = (column.format(name=name, type=type) for name, type in typed.items() if type or kind == "sqlite")
-    return sql.ASKED_ROWS[kind].format(columns=", ".join(columns))
+    return sql.ASKED_ROWS[kind].format(columns=", ".join(columns), states=states)

@@ -252,7 +252,7 @@ NUMBERED = {
 # are asked for, would go through thousands for a few; so it is given an array, and what it cannot join otherwise.
 ASKED = ("id", "token", "version", "data", "status", "source", "initiator", "parent", "ancestor")
 ASKED_TYPES = {
-    "postgresql": {"version": "bigint", "data": "json", "": 'text COLLATE "C"'},
+    "postgresql": {"version": "bigint", "data": "", "": 'text COLLATE "C"'},
     "mariadb": {
         "version": "BIGINT",
         "data": "",
@@ -261,10 +261,12 @@ ASKED_TYPES = {
     "sqlite": {"": ""},
 }
 ASKED_ROWS = {
-    "postgresql": "JSON_TO_RECORDSET(%(asked)s::json) AS asked ({columns})",
+    "postgresql": "ROWS FROM (JSON_TO_RECORDSET(%(asked)s::json) AS ({columns}){states}) AS asked",
     "mariadb": "JSON_TABLE(%(asked)s, '$[*]' COLUMNS (asked_row FOR ORDINALITY, {columns})) AS asked",
     "sqlite": "(SELECT {columns} FROM JSON_EACH(%(asked)s)) AS asked",
 }
+ASKED_STATES = ", JSON_ARRAY_ELEMENTS(%(states)s::json)"
+"""PostgreSQL's, one for each row: it takes them from JSON as they stand, where a recordset takes them apart."""
 ASKED_COLUMN = {
     "postgresql": "asked_{name} {type}",
     "mariadb": "asked_{name} {type} PATH '$.asked_{name}'",
@@ -282,7 +284,7 @@ ACQUIRE_EACH = {
 }
 WRITE_EACH = {
     "postgresql": """
-        WITH asked AS MATERIALIZED (SELECT * FROM {asked})
+        WITH asked AS MATERIALIZED (SELECT *, value AS asked_data FROM {asked_with_states})
         UPDATE {table} SET {changes} FROM asked
         WHERE {id} = ANY(ARRAY(SELECT asked_id FROM asked)) AND {id} = asked_id AND {guard} RETURNING {id}
     """,

@@ -16,7 +16,7 @@ from machine_memory.backends.database.fences import host_microseconds
 from machine_memory.backends.database.page import Page
 from machine_memory.backends.database.queries import MachineQuerySet
 from machine_memory.backends.database.transactions import Atomic
-from machine_memory.core.encoding import as_json, as_json_text, as_stored, decode
+from machine_memory.core.encoding import as_json, as_stored, decode
 from machine_memory.core.records import Change, Claim, Claimed, Grant, Resumption
 
 _pages: dict[tuple[str, str], Page] = {}
@@ -200,13 +200,13 @@ class MachineStatements:
         first = any(change.expected_version == 0 for change in changes)
         text = page.write_each(alike.release, extends=alike.extend is not None, first=first, timer=timing)
         if page.returns:
-            return {id for (id,) in self._rows(text, {**params, "asked": self._asked(changes)})}
+            return {id for (id,) in self._rows(text, {**params, **self._asked(changes)})}
         with Atomic(self._connection.alias):
-            mine = {id for (id,) in self._rows(page.mine, {"asked": self._asked(changes)})}
+            mine = {id for (id,) in self._rows(page.mine, self._asked(changes))}
             if some := [change for change in changes if change.id in mine]:
                 data = {f"data_{number}": change.data for number, change in enumerate(some)}
                 text = text.replace("asked_data", sql.DATA_OF_ROW.format(", ".join(f"%({name})s" for name in data)))
-                self._count(text, {**params, **data, "asked": self._asked(some)})
+                self._count(text, {**params, **data, **self._asked(some)})
         return mine
 
     def _rooted(self, changes: Collection[Change]) -> list[Change]:
@@ -222,20 +222,17 @@ class MachineStatements:
             for change in changes
         ]
 
-    def _asked(self, changes: Collection[Change]) -> str:
+    def _asked(self, changes: Collection[Change]) -> dict[str, str]:
+        """Return the parameters that say what is asked: in JSON, and on PostgreSQL the states beside it."""
         vendor, rows = self._page.vendor, []
+        names = {name: f"asked_{name}" for name in sql.ASKED if name != "data" or vendor == "sqlite"}
         for change in changes:
             columns = {**_columns(change), "version": change.expected_version}
-            if vendor != "sqlite":
-                del columns["data"]
-            row = ",".join(
-                f'"asked_{name}":{value if name == "version" else as_json_text(value)}'
-                for name in sql.ASKED
-                if (value := columns.get(name)) is not None
-            )
-            # PostgreSQL takes JSON as it stands; to escape it would take longer than all the rest.
-            rows.append(f'{{{row},"asked_data":{change.data}}}' if vendor == "postgresql" else f"{{{row}}}")
-        return f"[{','.join(rows)}]"
+            rows.append({key: columns[name] for name, key in names.items() if columns[name] is not None})
+        asked = {"asked": as_json(rows)}
+        if vendor == "postgresql":
+            asked["states"] = f"[{','.join(change.data for change in changes)}]"
+        return asked
 
     def write_first(self, change: Change) -> bool:
         (change,) = self._rooted([change])
