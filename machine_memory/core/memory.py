@@ -283,7 +283,8 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
     ) -> PurgeResult:
         """Delete machines of a status that were written last ``idle`` seconds ago or earlier, and that nobody holds.
 
-        ``tree``: only those whose whole tree may go. Otherwise as ``purge_expired_locks``; raises ``WriteError``.
+        Those with a timer (``wake_at``) are passed over. ``tree``: only those whose whole tree may go. Otherwise as
+        ``purge_expired_locks``; raises ``WriteError``.
         """
         retention = records.Retention(
             status=validation.label(status, "status"),
