@@ -12,7 +12,7 @@ from rich.console import Console
 
 PATHS = (
     *("rivals.cycle", "rivals.peers", "workers.throughput", "growth.growth", "growth.crowd", "rivals.size"),
-    *("overhead.validation", "overhead.telemetry", "workers.memory", "workers.purge", "admin.admin"),
+    *("overhead.validation", "overhead.telemetry", "overhead.timers", "workers.memory", "workers.purge", "admin.admin"),
     *("batches.batches", "claims.claims", "cluster.cluster", "capacity.capacity"),
 )
 PARTS = {path.partition(".")[2]: f"benchmarks.{path}" for path in PATHS}

@@ -1,4 +1,4 @@
-"""What this package adds of its own: the checks of every write, and telemetry with and without an SDK that listens."""
+"""What this package adds: checks of every write, telemetry with and without an SDK, timers to a machine without one."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,17 +8,19 @@ from itertools import repeat
 from typing import Any
 from unittest.mock import patch
 
+from django.db import connections
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from benchmarks import stores
-from benchmarks.contestants import OURS, on_store
+from benchmarks.contestants import OURS, cycle, on_store
 from benchmarks.measure import CYCLE, Contestant, Run
 from benchmarks.order import length, order
 from benchmarks.report import Section
 from machine_memory import Metadata, SimpleMachineMemory
+from machine_memory.backends.database import sql
 from machine_memory.core.records import EncodedData
 from machine_memory.core.telemetry import Instruments
 from machine_memory.core.validation import state as checked_state
@@ -32,6 +34,9 @@ MACHINES = 1_000
 CUT_OUT, API, SDK = "cut out", "the API alone", "SDK, batch exporter"
 MOST_API = 10
 """Microseconds that an API without an SDK may add to a cycle."""
+TIMED, UNTIMED = "as it is", "without the columns"
+MOST_TIMED = 1.03
+"""How many times as long a cycle without timers may take as where there are none."""
 
 _plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _no_metadata = Metadata()
@@ -133,3 +138,42 @@ def telemetry(run: Run) -> Section:
     meters.shutdown()
     section.table("Telemetry", ["", *(f"{name}, µs" for name in modes), "the API adds, µs", "an SDK adds, µs"], rows)
     return section
+
+
+def timers(run: Run) -> Section:
+    section = Section(
+        "Timers",
+        "A lease and its commit where no machine has a timer, and the same where the table has no columns for them.",
+    )
+    rows: list[list[object]] = []
+    for store in stores.DATABASES:
+        name, bare = stores.NAMES[store], f"{store}-bare"
+        settings = connections.settings[store]
+        connections.settings[bare] = {**settings, "NAME": f"{settings['NAME']}_bare"}
+        with stores.scratch({store: MACHINES, bare: MACHINES}):
+            _drop_timers(bare)
+            untimed = {
+                "backends.database.sql.CHANGES": sql.CHANGES.replace("{attempts} = 0,", ""),
+                "backends.database.statements._pages": {},
+            }
+            contestants = [
+                Contestant(TIMED, {CYCLE: cycle(stores.memory(store))}, stores.ids(MACHINES)),
+                Contestant(
+                    UNTIMED, {CYCLE: cycle(stores.memory(bare))}, stores.ids(MACHINES), partial(_instead, untimed)
+                ),
+            ]
+            race = run.race(f"timers, {name}", contestants, share=3, turn=20)
+        ratio = race.ratio(TIMED, UNTIMED)
+        rows.append([name, race.median(UNTIMED), race.median(TIMED), ratio])
+        section.bar(f"{name}: a cycle without timers against one without their columns", ratio, most=MOST_TIMED)
+    section.table("Timers", ["", f"{UNTIMED}, µs", f"{TIMED}, µs", "ratio"], rows)
+    return section
+
+
+def _drop_timers(database: str) -> None:
+    connection = connections[database]
+    of_the_table = f" ON {stores.TABLE}" if connection.vendor == "mysql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP INDEX machine_wake{of_the_table}")
+        for column in ("wake_at", "attempts"):
+            cursor.execute(f"ALTER TABLE {stores.TABLE} DROP COLUMN {column}")
