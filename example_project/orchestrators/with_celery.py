@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
-from machine_memory import LockDenied, LockLost, Metadata, memory
+from machine_memory import LockDenied, LockError, LockLost, Metadata, ReadError, WriteError, memory
 
 SOFT_TIME_LIMIT, TIME_LIMIT, TTL = 20, 25, 30
 """Seconds, in this order: a lease that outlives its task need not be kept alive, and ends soon after a death."""
@@ -31,8 +32,8 @@ def work(data: dict[str, Any], event: str) -> None:
     bind=True,
     acks_late=True,  # The message stays until the task has ended,
     reject_on_worker_lost=True,  # and goes back where its process was killed.
-    soft_time_limit=SOFT_TIME_LIMIT,  # It fails, nothing is written, and the lease is given back.
-    time_limit=TIME_LIMIT,
+    soft_time_limit=SOFT_TIME_LIMIT,  # Nothing is written, the lease is given back, and it comes again.
+    time_limit=TIME_LIMIT,  # For Celery it has failed then, and does not: see that the soft limit is enough.
     max_retries=None,
 )
 def advance(self: Any, order: str, event: str) -> str:
@@ -47,10 +48,19 @@ def advance(self: Any, order: str, event: str) -> str:
                 lease.commit(data, metadata=Metadata(status=data["state"]))
             return str(data["state"])
     except LockDenied:
-        # Whoever has it gives it back by then, or has died: by the store's clock, which may differ a little from ours.
-        holder = memory.holder(order)
-        left = (holder.expires_at - datetime.now(UTC)).total_seconds() if holder else 0
-        raise self.retry(countdown=max(0, left) + random.uniform(0, PAUSE)) from None
-    except LockLost:
-        # It took too long, and another worker took over: nothing was written.
+        raise self.retry(countdown=left(order) + random.uniform(0, PAUSE)) from None
+    except (LockLost, SoftTimeLimitExceeded):
+        # It took too long: nothing was written, and another worker may have taken over.
         raise self.retry(countdown=random.uniform(0, PAUSE)) from None
+    except (LockError, ReadError, WriteError) as failure:
+        # The store failed: longer each time. What was written all the same is known by the id.
+        raise self.retry(exc=failure, countdown=min(2**self.request.retries, TTL) + random.uniform(0, PAUSE)) from None
+
+
+def left(order: str) -> float:
+    """Return the seconds until whoever has an order gives it back, or has died, by the store's clock."""
+    try:
+        holder = memory.holder(order)
+    except ReadError:
+        return TTL
+    return max(0, (holder.expires_at - datetime.now(UTC)).total_seconds()) if holder else 0

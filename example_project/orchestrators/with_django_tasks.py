@@ -8,13 +8,13 @@ advance.enqueue('order-4', 'pay', 'payment-17')"
 python manage.py db_worker
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.tasks import task
 from django.utils import timezone
 
-from machine_memory import LockDenied, LockLost, Metadata, memory
+from machine_memory import LockDenied, LockError, LockLost, Metadata, ReadError, WriteError, memory
 
 TTL = 30
 """Seconds: many times what a task takes, and how long the order of a worker that died has to wait."""
@@ -36,11 +36,19 @@ def advance(order: str, event: str, event_id: str) -> str:
                 wake_at = NOW if data["state"] in STEPS else NEVER
                 lease.commit(data, metadata=Metadata(status=data["state"]), wake_at=wake_at)
             return str(data["state"])
-    except (LockDenied, LockLost):
-        holder = memory.holder(order)
-        later = advance.using(run_after=holder.expires_at if holder else timezone.now())
-        later.enqueue(order, event, event_id)
+    except (LockDenied, LockLost, LockError, ReadError, WriteError):
+        # Somebody else has it, or the store failed; what was written all the same is known by the event's id.
+        advance.using(run_after=free_at(order)).enqueue(order, event, event_id)
         return "later"
+
+
+def free_at(order: str) -> datetime:
+    """Return when to try again: at the end of the lease of whoever has the order, and soon where nobody has."""
+    try:
+        holder = memory.holder(order)
+    except ReadError:
+        return timezone.now() + timedelta(seconds=TTL)
+    return holder.expires_at if holder else timezone.now() + timedelta(seconds=1)
 
 
 # No backend has to bring back a task whose worker was killed. A machine comes back by itself: what is due is claimed,

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import django
 import pytest
+from celery.exceptions import Retry
 from django.utils.module_loading import import_string
 from statemachine.exceptions import TransitionNotAllowed
 from transitions import MachineError
@@ -21,6 +22,7 @@ from example_project.orchestrators import with_celery, with_statemachine, with_t
 from machine_memory import memory
 from machine_memory.backends.database.clock import StoreTime
 from machine_memory.models import MachineRecord
+from machine_memory.testing import failing, reply_lost
 from tests.actor import Actor, environment
 from tests.conftest import Worker, databases
 from tests.contract.stores import Store
@@ -179,7 +181,7 @@ def wait_for(done: Callable[[], Any]) -> Any:
 
 
 @on_sqlite
-def test_celery_brings_back_what_was_killed_and_what_was_denied(shared_store: Store, tmp_path: Path) -> None:
+def test_celery_brings_back_what_was_killed_denied_or_too_slow(shared_store: Store, tmp_path: Path) -> None:
     with CeleryWorker(tmp_path) as worker:
         worker.send("killed", "a", "pay", lasts=True)
         worker.send("slow", "b", "cancel", lasts=True, soft_time_limit=1)
@@ -187,15 +189,53 @@ def test_celery_brings_back_what_was_killed_and_what_was_denied(shared_store: St
         worker.send("denied", "a", "pack")
         wait_for(lambda: worker.said(r"\[denied\] retry: Retry in [\d.]+s"))
         os.kill(int(holder.owner.split(":")[1]), signal.SIGKILL)
-        wait_for(lambda: worker.said(r"\[slow\] raised unexpected: SoftTimeLimitExceeded"))
-        assert (memory.read("b"), memory.holder("b")) == (None, None)
+        wait_for(lambda: worker.said(r"\[slow\] retry: Retry in [\d.]+s"))
+        wait_for(lambda: memory.read("b"))
 
         wait_for(lambda: len((memory.read("a") or {"done": []})["done"]) == 2)
         worker.send("killed", "a", "pay")
         worker.send("last", "b", "pay")
-        wait_for(lambda: memory.read("b"))
+        wait_for(lambda: len((memory.read("b") or {"done": []})["done"]) == 2)
+    assert memory.read("b") == {"state": "cancelled", "done": ["slow", "last"]}
     record = memory.record("a")
     assert record and (record.version, record.status, sorted(record.data["done"])) == (2, "paid", ["denied", "killed"])
+
+
+@pytest.mark.django_db(transaction=True)
+class TestCeleryWhereTheStoreFails:
+    @pytest.fixture
+    def retried(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        retried: list[dict[str, Any]] = []
+
+        def retry(**how: Any) -> Retry:
+            retried.append(how)
+            return Retry()
+
+        monkeypatch.setattr(with_celery.advance, "retry", retry)
+        return retried
+
+    @pytest.mark.parametrize("what", ["locks", "writes"])
+    def test_the_event_comes_again(self, retried: list[dict[str, Any]], what: Literal["locks", "writes"]) -> None:
+        with failing(memory, what):
+            assert with_celery.advance.apply(("a", "pay"), retries=3).state == "RETRY"
+        assert 8 <= retried[0]["countdown"] <= 8 + with_celery.PAUSE
+        assert memory.read("a") is None
+        assert memory.holder("a") is None
+
+    def test_what_was_written_all_the_same_is_not_done_again(self, retried: list[dict[str, Any]]) -> None:
+        with reply_lost(memory, applied=True):
+            assert with_celery.advance.apply(("a", "pay"), task_id="1").state == "RETRY"
+        assert with_celery.advance.apply(("a", "pay"), task_id="1").result == "paid"
+        assert memory.read("a") == {"state": "paid", "done": ["1"]}
+        assert len(retried) == 1
+
+    def test_a_denied_one_comes_again_after_a_ttl_where_nobody_can_tell_by_when(
+        self, retried: list[dict[str, Any]]
+    ) -> None:
+        Worker(memory).lock("a")
+        with failing(memory, "reads"):
+            assert with_celery.advance.apply(("a", "pay")).state == "RETRY"
+        assert with_celery.TTL <= retried[0]["countdown"] <= with_celery.TTL + with_celery.PAUSE
 
 
 class TasksOfDjango:
@@ -211,6 +251,7 @@ from example_project.orchestrators.with_django_tasks import advance, dispatch
 from machine_memory import memory
 from machine_memory.backends.database.clock import StoreTime
 from machine_memory.models import MachineRecord
+from machine_memory.testing import failing
 from tests.example.stalling import stalled, work_off
 def results(): print(sorted(str(result.return_value) for result in DBTaskResult.objects.successful()))
 def expire(): MachineRecord.objects.update(lease_expires_at=StoreTime(-1), wake_at=StoreTime(-1))
@@ -234,7 +275,7 @@ def expire(): MachineRecord.objects.update(lease_expires_at=StoreTime(-1), wake_
 
 @pytest.mark.skipif(find_spec("django_tasks_db") is None, reason="django-tasks-db is not installed")
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="Django has tasks from 6.0 on")
-def test_djangos_tasks_come_again_when_denied_and_go_on_after_a_death(tmp_path: Path) -> None:
+def test_djangos_tasks_come_again_when_denied_or_failed_and_go_on_after_a_death(tmp_path: Path) -> None:
     project = TasksOfDjango(tmp_path)
     denied = project.run("""
 call_command("migrate", verbosity=0)
@@ -252,6 +293,17 @@ work_off()
 print(memory.read("a"), memory.record("a").version)
 """)
     assert denied == ["['later', 'later']", "2 None", "{'state': 'paid', 'events': ['1']} 1"]
+    failed = project.run("""
+with failing(memory, "locks"):
+    advance.enqueue("b", "cancel", "2")
+    work_off()
+later = DBTaskResult.objects.filter(status="READY", run_after__gt=now())
+print(later.count(), memory.read("b"))
+later.update(run_after=now())
+work_off()
+print(memory.read("b"))
+""")
+    assert failed == ["1 None", "{'state': 'cancelled', 'events': ['2']}"]
 
     stalling = "dispatch.enqueue(); stalled('tests.example.stalling.work_off'); results()"
     going_on = "expire(); dispatch.enqueue(); work_off(); print(memory.read('a')['state'])"
