@@ -281,10 +281,9 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
         dry_run: bool = False,
         on_batch: OnBatch | None = None,
     ) -> PurgeResult:
-        """Delete machines of a status that were written last ``idle`` seconds ago or earlier, and that nobody holds.
+        """Delete machines of a status, unwritten for ``idle`` seconds, that nobody holds and that have no timer.
 
-        Those with a timer (``wake_at``) are passed over. ``tree``: only those whose whole tree may go. Otherwise as
-        ``purge_expired_locks``; raises ``WriteError``.
+        ``tree``: only those whose whole tree may go. Otherwise as ``purge_expired_locks``; raises ``WriteError``.
         """
         retention = records.Retention(
             status=validation.label(status, "status"),
