@@ -17,18 +17,20 @@ LARGE = bool(os.environ.get("MACHINE_MEMORY_LARGE"))
 FAILOVERS = 5 if LARGE else 1
 RECOVERY = 5
 """Seconds after there is a new primary, until everybody works again."""
+PATIENT, LONG = 15, 30
+"""Seconds that steps and leases last where nothing may fail: a primary pauses writes for up to five to hand over."""
 
 
 class TestSlotsThatMove:
     def test_nothing_fails_and_nothing_is_lost(self) -> None:
         with RedisNodes() as nodes:
             nodes.wait()
-            memory = RedisMachineMemory(cluster=nodes.urls, key_prefix=PREFIX, socket_timeout=5)
-            with counting(memory) as workers:
+            memory = RedisMachineMemory(cluster=nodes.urls, key_prefix=PREFIX, socket_timeout=PATIENT)
+            with counting(memory, ttl=LONG) as workers:
                 for _ in range(10 if LARGE else 2):
                     for id in IDS:
                         move(nodes, id)
-            assert [worker.failed for worker in workers] == [0] * len(IDS)
+            assert [failed for worker in workers for failed in worker.failed] == []
             assert [worker.lost for worker in workers] == [0] * len(IDS)
 
 
@@ -48,13 +50,14 @@ class TestFailover:
     def roles(self, nodes: RedisNodes) -> dict[int, str]:
         return {node.port: nodes.info(node)["role"] for node in nodes.nodes if node.is_running}
 
-    def test_one_that_is_planned_costs_nothing(self, nodes: RedisNodes, memory: RedisMachineMemory) -> None:
-        with counting(memory) as workers:
+    def test_one_that_is_planned_costs_nothing(self, nodes: RedisNodes) -> None:
+        memory = RedisMachineMemory(cluster=nodes.urls, key_prefix=PREFIX, socket_timeout=PATIENT)
+        with counting(memory, ttl=LONG) as workers:
             for replica in nodes.replicas:
                 nodes.client_of(replica).execute_command("CLUSTER FAILOVER")
                 until(lambda replica=replica: self.roles(nodes)[replica.port] == "master")  # type: ignore[misc]
         assert [worker.lost for worker in workers] == [0] * len(IDS)
-        assert [worker.failed for worker in workers] == [0] * len(IDS)
+        assert [failed for worker in workers for failed in worker.failed] == []
 
     def test_after_a_kill_everybody_works_again_once_there_is_a_new_primary(
         self, nodes: RedisNodes, memory: RedisMachineMemory
@@ -67,7 +70,7 @@ class TestFailover:
                 owner.kill()
                 promoted = until(lambda: list(self.roles(nodes).values()).count("master") == primaries)  # noqa: B023
                 recovered = all_go_on(workers, RECOVERY)
-                failed = sum(worker.failed for worker in workers)
+                failed = sum(len(worker.failed) for worker in workers)
             lost, done = sum(worker.lost for worker in workers), sum(worker.done for worker in workers)
             figures.append(
                 f"new primary {promoted:.1f} s, all go on {recovered:.1f} s, {failed} failed, {lost} of {done} lost"

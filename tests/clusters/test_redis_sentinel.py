@@ -74,7 +74,7 @@ def test_after_a_kill_all_go_on_once_there_is_a_new_primary(watched: Watched, me
             killed.kill()
             promoted = until(lambda: watched.serves(target))  # noqa: B023
             recovered = all_go_on(workers, RECOVERY)
-        failed, lost = sum(worker.failed for worker in workers), sum(worker.lost for worker in workers)
+        failed, lost = sum(len(worker.failed) for worker in workers), sum(worker.lost for worker in workers)
         figures.append(f"new primary {promoted:.1f} s, all go on {recovered:.1f} s, {failed} failed, {lost} lost")
         killed.start()
     print("\n".join(figures))  # noqa: T201

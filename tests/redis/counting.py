@@ -20,7 +20,9 @@ class Counting:
         self.memory, self.id, self.ttl = memory, id, ttl
         self.stopped = threading.Event()
         self.failure: BaseException | None = None
-        self.done = self.failed = self.lost = self.fence = 0
+        self.done = self.lost = self.fence = 0
+        self.failed: list[str] = []
+        """What it was told, and of what that came."""
         # It goes on from what is there: to begin anew is a change that a failover may lose, too.
         self._acknowledged = self._sent = _count(memory.read(id))
 
@@ -29,8 +31,8 @@ class Counting:
             while not self.stopped.is_set():
                 try:
                     self._step()
-                except (StoreError, LockLost):
-                    self.failed += 1
+                except (StoreError, LockLost) as failure:
+                    self.failed.append(f"{failure!r} of {failure.__cause__!r}")
                     time.sleep(0.005)  # What fails at once would fail some thousand times.
         except BaseException as error:
             self.failure = error
