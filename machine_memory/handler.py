@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 from django.conf import settings
@@ -78,6 +79,7 @@ class MemoryHandler:
             if key not in layer.memories:
                 built = layer.build(alias)
                 built.steps.alias = alias
+                built._of_its_name = partial(self.__getitem__, alias)
                 layer.memories[key] = built
             return layer.memories[key]
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncContextDecorator, ContextDecorator, contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import tenacity
 
@@ -14,7 +14,7 @@ from machine_memory.core.contexts import describe_owner, forget, held, hold
 from machine_memory.core.failures import Step, is_taken_here
 from machine_memory.core.keeper import keeper
 from machine_memory.core.lease import Lease, Memory
-from machine_memory.core.records import EncodedData, Grant
+from machine_memory.core.records import EncodedData, Grant, Shown, Written
 from machine_memory.core.store import Contended, UnknownGrant, lock_lost
 from machine_memory.core.validation import quoted
 
@@ -250,7 +250,7 @@ class _Block:
 
     def _recreate_cm(self) -> Self:
         options: dict[str, Any] = {"keep_alive": self._keep_alive, "token": self._token, "attempt": self._attempt}
-        return type(self)(self._memory, self._id, self._ttl, self._patience, **options)
+        return type(self)(self._memory._by_now(), self._id, self._ttl, self._patience, **options)
 
     def _new_lease(self) -> Lease:
         options: dict[str, Any] = {"keep_alive": self._keep_alive, "token": self._token}
@@ -266,10 +266,10 @@ class _Block:
         return lease
 
 
-class LeaseBlock(_Block, ContextDecorator):
+class LeaseBlock(_Block, ContextDecorator, Generic[Written, Shown]):
     """Holds a lease from its beginning to its end."""
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Lease[Written, Shown]:
         try:
             lease, attempt = self._new_lease(), self._attempt
             if self._patience:
@@ -291,10 +291,10 @@ class LeaseBlock(_Block, ContextDecorator):
         self._lease = None
 
 
-class AsyncLeaseBlock(_Block, AsyncContextDecorator):
+class AsyncLeaseBlock(_Block, AsyncContextDecorator, Generic[Written, Shown]):
     """The same, for a task: what waits for the store does so in a thread."""
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Lease[Written, Shown]:
         try:
             lease, attempt = self._new_lease(), self._take
             if self._patience:

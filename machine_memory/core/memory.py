@@ -1,7 +1,6 @@
 """A memory: the verbs and, for each, its async twin."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
@@ -140,7 +139,7 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
 
     def lease(
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
-    ) -> AbstractContextManager[Lease[Written, Shown]]:
+    ) -> lifecycle.LeaseBlock[Written, Shown]:
         """Hold a machine for a block, with its state read in the same step; released when the block ends.
 
         ``wait``: seconds of further attempts. ``keep_alive``: renew in the background. Raises as ``lock``, and
@@ -179,7 +178,7 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
 
     def attach(
         self, text: str, *, ttl: Seconds | None = None, keep_alive: bool = False
-    ) -> AbstractContextManager[Lease[Written, Shown]]:
+    ) -> lifecycle.LeaseBlock[Written, Shown]:
         """Go on, for a block, with the lease that ``Lease.detach`` made a text of: the same token, the same fence.
 
         Whoever has the text is the holder, as often as it is attached. ``ttl``: from now on, else it ends when it would
@@ -332,7 +331,7 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
 
     def alease(
         self, id: str, *, ttl: Seconds | None = None, wait: Seconds = 0, keep_alive: bool = False
-    ) -> AbstractAsyncContextManager[Lease[Written, Shown]]:
+    ) -> lifecycle.AsyncLeaseBlock[Written, Shown]:
         """See ``lease``."""
         id, patience = validation.machine_id(id), retries.waiting(wait)
         return lifecycle.AsyncLeaseBlock(self, id, self._ttl(ttl), patience, keep_alive=keep_alive)
@@ -341,7 +340,7 @@ class BaseMachineMemory(Shaped[Written, Stored, Shown]):
 
     def aattach(
         self, text: str, *, ttl: Seconds | None = None, keep_alive: bool = False
-    ) -> AbstractAsyncContextManager[Lease[Written, Shown]]:
+    ) -> lifecycle.AsyncLeaseBlock[Written, Shown]:
         """See ``attach``."""
         return lifecycle.AsyncLeaseBlock(self, **travel.attaching(text, ttl), keep_alive=keep_alive)
 

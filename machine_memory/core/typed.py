@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 from machine_memory import exceptions as errors
 from machine_memory.core.conversion import converter_of
@@ -108,6 +108,8 @@ class Shaped(Generic[Written, Stored, Shown]):
     store: Store
     steps: Steps
     _shape: Shape | None = None
+    _of_its_name: Callable[[], "Shaped[Any, Any, Any]"] | None = None
+    """Returns what the settings, or a test, have under its alias by now; ``None``: it is of no alias."""
 
     def __repr__(self) -> str:
         states = f" with states of {self._shape.name}" if self._shape else ""
@@ -123,6 +125,11 @@ class Shaped(Generic[Written, Stored, Shown]):
         view = copy(self)
         view._shape = shape
         return view
+
+    def _by_now(self) -> Self:
+        """Return the memory that there is now under the alias of this one, with states of the same type."""
+        named: Self = self if self._of_its_name is None else self._of_its_name()._of(self._shape)
+        return named
 
     def _load(self, id: str, data: object) -> Stored | None:
         """Return a stored state as callers see it; ``None``: there is none. Raises ``CorruptRecord``."""

@@ -154,6 +154,8 @@ class _Dying:
 
     def steps(self) -> dict[str, Any]:
         steps = {name: self._step(name) for _, names in STEPS.values() for name in names}
+        # A process that is gone mends no connection, either, nor gives up the transaction of a TestCase for it.
+        steps["start_afresh"] = self._unheard("start_afresh", lambda: None)
         steps["release"] = self._unheard("release", lambda id: True)
         steps["release_each"] = self._unheard("release_each", lambda leases: {token for _, token, _ in leases})
         return steps

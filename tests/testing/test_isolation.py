@@ -2,7 +2,7 @@
 
 import threading
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 from unittest.mock import patch
@@ -16,6 +16,7 @@ from machine_memory import (
     DatabaseMachineMemory,
     InvalidConfiguration,
     InvalidTTL,
+    LockDenied,
     LockLost,
     SimpleMachineMemory,
     memories,
@@ -25,7 +26,7 @@ from machine_memory.core.keeper import keeper
 from machine_memory.handler import _Layer, _usual
 from machine_memory.testing import Clock, MemoryTestCase, isolated_memories
 from tests import servers
-from tests.conftest import redis_servers
+from tests.conftest import asynchronous, redis_servers
 
 
 @pytest.fixture
@@ -88,6 +89,34 @@ class TestInThisProcess:
         orders = memory.typed(Order)
         orders.write("a", Order(n=1))
         assert memory.read("a") == {"n": 1}
+
+    def test_what_was_decorated_before_holds_what_is_of_the_test(self) -> None:
+        orders, holders = memory.typed(Order), []
+
+        def call() -> None:
+            holders.append(memory.holder("a"))
+            with pytest.raises(LockDenied):
+                decorated()
+
+        decorated: Callable[[], None] = memory.lease("a")(call)
+        held_by_type: Callable[[], None] = orders.lease("a")(call)
+        held_by_alias: Callable[[], None] = memories["simple"].lease("a")(lambda: holders.append(memory.holder("a")))
+        for _ in range(2):
+            with isolated_memories():
+                for held in (decorated, held_by_type, held_by_alias):
+                    held()
+                assert memory.holder("a") is None
+        assert [holder is not None for holder in holders] == [True, True, False] * 2
+
+    @asynchronous
+    async def test_what_is_a_coroutine_function_does_so_too(self) -> None:
+        @memory.alease("a")
+        async def decorated() -> bool:
+            return await memory.alock("a")
+
+        with isolated_memories():
+            assert await decorated() is False
+            assert await memory.alock("a") is True
 
 
 class TestClock:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 
 from machine_memory import (
     BaseMachineMemory,
@@ -136,6 +137,18 @@ def test_a_crash_leaves_the_lease_behind(memory: Memory, applied: bool) -> None:
     assert memory.lock("a") is False
     holder = memory.holder("a")
     assert holder and (holder.expires_at - holder.locked_at).total_seconds() == pytest.approx(600, abs=0.001)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_crash_leaves_the_transaction_of_a_testcase_to_the_test(applied: bool) -> None:
+    memory = memories["default"]
+    with crash(memory, applied=applied), memory.lease("a") as lease:
+        lease.write({"n": 1})
+    with pytest.raises(LockDenied), memory.lease("a"):
+        pass
+    assert memory.read("a") == ({"n": 1} if applied else None)
+    assert not User.objects.exists()
 
 
 def test_a_batch_can_crash(memory: Memory) -> None:

@@ -96,6 +96,21 @@ async def models() -> None:
         assert_type(found.id, str)
 
 
+@memory.lease("report", ttl=60)
+def decorated(day: int) -> str:
+    return f"report of day {day}"
+
+
+@carts.alease("report")
+async def decorated_too(day: int) -> str:
+    return decorated(day)
+
+
+async def functions_that_hold() -> None:
+    assert_type(decorated(1), str)
+    assert_type(await decorated_too(1), str)
+
+
 def without_a_type(state: Mapping[str, Any], order: Order) -> None:
     assert_type(memory.read("a"), dict[str, Any] | None)
     memory.write("a", {"status": "new"})

@@ -58,6 +58,15 @@ def hold() -> None:
         lease.data = Cart(1)  # error: misc, reportAttributeAccessIssue
 
 
+@memory.lease("report")
+def decorated(day: int) -> str:
+    return f"report of day {day}"
+
+
+def call() -> None:
+    decorated("today")  # error: arg-type, reportArgumentType
+
+
 def of_an_order(lease: TypedLease[Order]) -> None:
     lease.commit({"status": "paid"})  # error: typeddict-item, reportArgumentType
 
