@@ -278,6 +278,18 @@ class TestDatabase:
         assert levels(found) == {"migrations": "error", "ids": "error", "round trip": "error"}
         assert found["round trip"].text.startswith("The store failed to lock 'machine_memory_doctor:")
 
+    @on_sqlite
+    def test_a_table_that_a_router_has_kept_out(self, tmp_path: Path) -> None:
+        with set_up("default", NAME=tmp_path / "scratch.sqlite3"):
+            with override_settings(DATABASE_ROUTERS=["tests.doctor.test_doctor.Nowhere"]):
+                call_command("migrate", "machine_memory", verbosity=0)
+            told = examined("default")["migrations"]
+            assert told.level == "error"
+            assert "there is no table machine_memory_machinerecord: a router kept it out" in told.text
+            for command in re.findall("`manage.py migrate ([^`]+)`", told.text):
+                call_command("migrate", *command.split(), verbosity=0)
+            assert levels(examined("default")) == {}
+
 
 @pytest.mark.skipif(not pgbouncer.PROGRAM, reason="there is no pgbouncer")
 class TestPooler:
@@ -359,6 +371,13 @@ class Replica:
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "replica"
+
+
+class Nowhere:
+    """Keeps every table out."""
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
+        return False
 
 
 class Deaf(BaseMachineMemory):

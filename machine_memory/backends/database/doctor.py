@@ -213,6 +213,14 @@ def migrations(connection: BaseDatabaseWrapper, model: type[Model]) -> Iterator[
     if plan:
         names = ", ".join(migration.name for migration, _ in plan)
         yield ERROR, f"Not applied: {names}. Run `manage.py migrate --database {connection.alias}`."
+    elif model._meta.db_table not in connection.introspection.table_names():
+        label = model._meta.app_label
+        yield (
+            ERROR,
+            f"Every migration counts as applied, and there is no table {model._meta.db_table}: a router kept it out"
+            f" (allow_migrate). Once that lets it in, run `manage.py migrate {label} zero --fake --database"
+            f" {connection.alias}`, and `manage.py migrate {label} --database {connection.alias}`.",
+        )
     else:
         yield OK, "Every migration is applied."
 
