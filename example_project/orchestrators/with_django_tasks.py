@@ -58,7 +58,7 @@ def free_at(order: str) -> datetime:
 @task
 def dispatch(limit: int = 100) -> int:
     """Hand each order that is due to a task, with its lease, and return how many: to be run every few seconds."""
-    with memory.claim(limit, ttl=TTL) as due:
+    with memory.claim(limit, ttl=TTL) as due:  # of any status: this memory keeps these orders and nothing else
         for lease in due:
             step.enqueue(lease.detach())  # Whoever has this text is the holder.
         return len(due)
