@@ -78,7 +78,7 @@ class MemoryHandler:
         with self._building:
             if key not in layer.memories:
                 built = layer.build(alias)
-                built.steps.alias = alias
+                built.steps.name(alias)
                 built._of_its_name = partial(self.__getitem__, alias)
                 layer.memories[key] = built
             return layer.memories[key]

@@ -89,8 +89,12 @@ class Steps:
 
     def __init__(self, store: Store, *, shows_ids: bool) -> None:
         self.store, self.shows_ids = store, shows_ids
-        self.alias = "-"
         self._has_told = False
+        self.name("-")
+
+    def name(self, alias: str) -> None:
+        """Have telemetry and people know the memory by its alias."""
+        self.alias, self.origin = alias, Origin(self.store.name, alias)
 
     def __call__(
         self, name: str, id: str, error: type[errors.StoreError], verb: str | None = None, *, yields: bool = False
@@ -112,10 +116,6 @@ class Steps:
                 database,
                 stack_info=True,  # Nothing else says where.
             )
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.store.name, self.alias)
 
     def logged(self, id: str) -> str:
         """Return the name of a machine for logs, which is as private there as on spans."""
