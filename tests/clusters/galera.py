@@ -39,6 +39,7 @@ SUSPICION = {"evs.suspect_timeout": ("PT1.5S", "PT10S"), "evs.inactive_timeout":
 class Node:
     def __init__(self, number: int, folder: Path) -> None:
         self.folder, self.log = folder / f"node{number}", folder / f"node{number}.log"
+        self._temporary = folder / f"node{number}-tmp"
         self.port, self._group, self._ist, self._sst = spare_ports(4)
         self.address = f"127.0.0.1:{self._group}"
 
@@ -56,9 +57,13 @@ class Node:
 
     def start(self, cluster: str, *more: str) -> None:
         provider = f"gmcast.listen_addr=tcp://{self.address};ist.recv_addr=127.0.0.1:{self._ist};{GROUP}"
+        # In a folder of all it would remove, as it starts, the temporary tables of the servers that run.
+        self._temporary.mkdir(exist_ok=True)
+        ACCOUNT.own(self._temporary)
         self._process = ACCOUNT.start(
             *(str(NEEDED["mariadbd"]), "--no-defaults", f"--datadir={self.folder}", f"--port={self.port}"),
             *(f"--socket={self.folder}.sock", f"--pid-file={self.folder}.pid", "--bind-address=127.0.0.1"),
+            f"--tmpdir={self._temporary}",
             *("--binlog-format=ROW", "--innodb-autoinc-lock-mode=2", "--innodb-flush-log-at-trx-commit=0"),
             *("--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--skip-name-resolve", "--wsrep-on=ON"),
             *(f"--wsrep-provider={NEEDED['libgalera_smm.so']}", f"--wsrep-cluster-address=gcomm://{cluster}"),
