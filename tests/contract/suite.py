@@ -593,14 +593,14 @@ class TestLease:
 
 class TestRenew:
     def test_it_extends_a_live_lease_under_the_same_token(self, store: Store) -> None:
-        with store.memory.lease("a", ttl=1) as lease:
+        with store.memory.lease("a", ttl=60) as lease:
             before = store.lease_of("a")
             lease.renew(600)
             after = store.lease_of("a")
 
             assert before and after
             assert after[0] == before[0]
-            assert after[1] >= before[1] + 598
+            assert after[1] >= before[1] + 539
             assert (lease.ttl, lease.remaining > 599) == (600, True)
 
     def test_its_own_ttl_is_the_default(self, store: Store) -> None:
@@ -610,7 +610,7 @@ class TestRenew:
 
     def test_it_works_again_and_again(self, store: Store) -> None:
         with store.memory.lease("a") as lease:
-            for ttl in (1, 600, timedelta(seconds=30)):
+            for ttl in (5, 600, timedelta(seconds=30)):
                 lease.renew(ttl)
             assert 29 < lease.remaining <= 30
 
@@ -631,7 +631,7 @@ class TestRenew:
             assert before and store.lease_of("a") == before
 
     def test_in_the_background_it_outlives_its_ttl(self, store: Store, worker: Worker) -> None:
-        with store.memory.lease("a", ttl=1, keep_alive=True) as lease:
+        with store.memory.lease("a", ttl=3, keep_alive=True) as lease:
             before = store.lease_of("a")
             store.wait_until(lambda: before and (store.lease_of("a") or before)[1] > before[1])
             assert lease.remaining
@@ -1644,17 +1644,17 @@ class TestTravel:
             assert lease.remaining > 599
 
     def test_it_may_be_kept_alive(self, store: Store) -> None:
-        text = self.sent(store, ttl=0.9)
+        text = self.sent(store, ttl=3)
         with store.memory.attach(text, keep_alive=True) as lease:
             first = store.lease_of("a")
             store.wait_until(lambda: store.lease_of("a") != first)
             assert lease.remaining > 0
 
     def test_detaching_ends_that_too(self, store: Store) -> None:
-        with store.memory.lease("a", ttl=1, keep_alive=True) as lease:
+        with store.memory.lease("a", ttl=3, keep_alive=True) as lease:
             lease.detach()
             stored = store.lease_of("a")
-            time.sleep(0.5)
+            time.sleep(1.5)
             assert stored and store.lease_of("a") == stored
 
     def test_a_detached_one_is_of_no_use_any_more_and_does_no_harm(self, store: Store) -> None:

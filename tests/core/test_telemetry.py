@@ -676,7 +676,7 @@ class TestPrivacy:
         for call in (lambda: memory.read(id), lambda: memory.write(id, {CANARY: 1}), lambda: memory.cleanup(id)):
             with pytest.raises(MachineMemoryError):
                 call()  # type: ignore[no-untyped-call]
-        with memory.lease(f"another {CANARY}", ttl=0.5, keep_alive=True) as lease:
+        with memory.lease(f"another {CANARY}", ttl=1.5, keep_alive=True) as lease:
             shared_store.wait_until(lambda: lease._over)
         assert memory.unlock(id) is False
 

@@ -597,7 +597,7 @@ class TestConnections:
     def test_keeping_alive_leaves_no_session_behind(self, database: DatabaseStore) -> None:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         before = execute(database.alias, sessions)
-        with database.memory.lease("a", ttl=1, keep_alive=True) as lease:
+        with database.memory.lease("a", ttl=3, keep_alive=True) as lease:
             database.wait_until(lambda: execute(database.alias, sessions) > before)
             assert lease.remaining
         database.wait_until(lambda: execute(database.alias, sessions) == before)

@@ -100,7 +100,7 @@ class TestEachPair:
         source.write("z-parent", {"b": 1.50, "a": [1e30, -0.0]}, metadata=Metadata(status="new", source="shop"))
         source.write("child é😀", {}, metadata=Metadata(parent="z-parent", initiator="clerk"), wake_at=timedelta(0))
         source.write("grandchild", {}, metadata=Metadata(parent="child é😀"), wake_at=TOMORROW)
-        with source.claim(ttl=0.5):
+        with source.claim(ttl=2):
             pass
         for _ in range(3):
             source.write("z-parent", {"b": 1.50, "a": [1e30, -0.0]})
