@@ -1,6 +1,6 @@
 """The Redis servers under test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -37,6 +37,21 @@ def sent_by(memory: BaseMachineMemory) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection_class, "send_packed_command", listening)
         yield sent
+
+
+@contextmanager
+def amid_each_write(memory: BaseMachineMemory, do: Callable[[], object]) -> Iterator[None]:
+    """Do something whenever a write has said ahead what it will be, and before the server decides on it."""
+    store: Any = memory.store
+    change = store._change
+
+    def paused(*args: Any) -> Any:
+        do()
+        return change(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_change", paused)
+        yield
 
 
 class RedisStore(ServerStore):

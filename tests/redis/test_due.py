@@ -12,7 +12,7 @@ from machine_memory.backends.redis.hints import Hints
 from machine_memory.core.records import Claim
 from tests.conftest import Worker
 from tests.contract.test_timers import LATER, NOW, claimed
-from tests.redis.store import RedisStore
+from tests.redis.store import RedisStore, amid_each_write
 
 
 def hints(store: Any) -> dict[str, float]:
@@ -72,35 +72,23 @@ class TestIndex:
         wake_at = redis_store.client.hget(redis_store.key("a"), "wake_at")
         assert hints(redis_store) == {"a": int(wake_at)}
 
-    def test_a_hint_of_a_write_that_is_still_on_its_way_stays(
-        self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_hint_of_a_write_that_is_still_on_its_way_stays(self, redis_store: RedisStore) -> None:
         memory, other = redis_store.memory, redis_store.new_memory()
-        store: Any = memory.store
-        run = store._change
-
-        def paused(*args: Any) -> Any:
-            assert claimed(other) == []
-            return run(*args)
-
-        monkeypatch.setattr(store, "_change", paused)
-        memory.write("a", {}, wake_at=NOW)
+        seen: list[list[str]] = []
+        with amid_each_write(memory, lambda: seen.append(claimed(other))):
+            memory.write("a", {}, wake_at=NOW)
+        assert seen == [[]]
         assert claimed(other) == ["a"]
 
-    def test_an_earlier_write_that_comes_late_is_not_forgotten(
-        self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_earlier_write_that_comes_late_is_not_forgotten(self, redis_store: RedisStore) -> None:
         memory, other = redis_store.memory, redis_store.new_memory()
-        store: Any = memory.store
-        run = store._change
 
-        def paused(*args: Any) -> Any:
+        def overtake() -> None:
             other.write("a", {"by": "another"}, wake_at=LATER)
             assert claimed(other) == []
-            return run(*args)
 
-        monkeypatch.setattr(store, "_change", paused)
-        memory.write("a", {"by": "the first"}, wake_at=NOW)
+        with amid_each_write(memory, overtake):
+            memory.write("a", {"by": "the first"}, wake_at=NOW)
         assert claimed(other) == ["a"]
 
     def test_a_refused_write_leaves_a_hint_that_goes_in_time(self, redis_store: RedisStore) -> None:

@@ -15,7 +15,7 @@ from machine_memory.backends.redis.relatives import CHILDREN, TREE, Relatives
 from tests.conftest import Worker
 from tests.contract.suite import HOSTILE_IDS
 from tests.contract.test_timers import NOW, claimed
-from tests.redis.store import RedisStore
+from tests.redis.store import RedisStore, amid_each_write
 
 OLD = DECIDED + 1_000_000
 
@@ -85,19 +85,12 @@ class TestListing:
 
 
 class TestHints:
-    def test_the_hint_of_a_write_that_is_on_its_way_stays(
-        self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_hint_of_a_write_that_is_on_its_way_stays(self, redis_store: RedisStore) -> None:
         memory, other = redis_store.memory, redis_store.new_memory()
-        store: Any = memory.store
-        change = store._change
-
-        def paused(*args: Any) -> Any:
-            assert other.children("root") == []
-            return change(*args)
-
-        monkeypatch.setattr(store, "_change", paused)
-        memory.write("a", {}, metadata=Metadata(parent="root"))
+        seen: list[list[str]] = []
+        with amid_each_write(memory, lambda: seen.append(other.children("root"))):
+            memory.write("a", {}, metadata=Metadata(parent="root"))
+        assert seen == [[]]
         assert other.children("root") == ["a"]
 
     def test_no_first_write_goes_by_one_that_may_have_gone(
@@ -116,23 +109,18 @@ class TestHints:
         assert len(asked) == 5
         assert redis_store.memory.read("a") is None
 
-    def test_nor_does_one_of_what_was_removed_since_it_was_looked_at(
-        self, redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nor_does_one_of_what_was_removed_since_it_was_looked_at(self, redis_store: RedisStore) -> None:
         memory, other = redis_store.memory, redis_store.new_memory()
         memory.write("a", {}, metadata=Metadata(parent="root"))
-        store: Any = memory.store
-        change = store._change
         removed: list[bool] = []
 
-        def paused(*args: Any) -> Any:
+        def remove() -> None:
             if not removed:
                 removed.append(other.cleanup("a"))
                 redis_store.client.delete(index(redis_store, CHILDREN, "root"), index(redis_store, TREE, "root"))
-            return change(*args)
 
-        monkeypatch.setattr(store, "_change", paused)
-        assert memory.write("a", {"n": 2}, metadata=Metadata(parent="root")) == 1
+        with amid_each_write(memory, remove):
+            assert memory.write("a", {"n": 2}, metadata=Metadata(parent="root")) == 1
         assert other.children("root") == other.tree("root") == ["a"]
 
     @pytest.mark.parametrize("gone", ["cleaned up", "refused"])
